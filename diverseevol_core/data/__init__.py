@@ -1,0 +1,1 @@
+"""From source rows to samples, prompts, tokens and the pool."""

@@ -1,0 +1,1 @@
+"""Load, train, embed and score with causal language models."""

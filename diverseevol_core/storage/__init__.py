@@ -1,0 +1,1 @@
+"""Where bytes live: one store over fsspec, artifacts with manifests."""

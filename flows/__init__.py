@@ -1,0 +1,1 @@
+"""The order of steps, and the command line that starts them."""

@@ -1,0 +1,38 @@
+"""What every step that runs a model has in common: the device, its threads, and where checkpoints lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from diverseevol_core.contracts import ArtifactRef, BaseModelRef, Environment
+from diverseevol_core.models.loading import resolve_device
+from tasks.base_model import base_model_folder
+from tasks.pool_reading import fetch
+from tasks.workspace import Workspace, describe_environment
+
+
+def prepare_device(workspace: Workspace) -> tuple[str, Environment]:
+    """Choose the device of a step and set its threads.
+
+    Returns:
+        The torch device, and the environment to write into the manifest.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    if workspace.settings.threads:
+        torch.set_num_threads(workspace.settings.threads)
+    device = resolve_device(workspace.settings.device)
+    return device, describe_environment(device, torch.get_num_threads())
+
+
+def model_folder(workspace: Workspace, base: BaseModelRef, checkpoint: ArtifactRef | None) -> Path:
+    """Return the verified folder of a checkpoint, or of the base model when there is none.
+
+    Raises:
+        DamagedArtifactError: the checkpoint's bytes are missing or differ.
+        ModelError: the base model is not the one that the run began with.
+    """
+    return base_model_folder(base) if checkpoint is None else fetch(workspace, checkpoint).folder

@@ -1,0 +1,52 @@
+"""Train a round's checkpoint from a fresh base model."""
+
+from __future__ import annotations
+
+import shutil
+
+from diverseevol_core.contracts import ArtifactRef
+from diverseevol_core.models.training import TrainingExecution
+from diverseevol_core.models.training import train_checkpoint as train
+from diverseevol_core.storage.artifacts import ArtifactWriter
+from tasks.base_model import base_model_folder
+from tasks.caching import cached_step
+from tasks.model_work import prepare_device
+from tasks.pool_reading import read_selection, read_tokens, selected_rows
+from tasks.progress import progress
+from tasks.step_inputs import TrainInput
+from tasks.workspace import current_workspace
+
+
+@cached_step("train")
+def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
+    """Train the base model on a selection; resumes inside the step after a crash on the same machine."""
+    workspace = current_workspace()
+    device, environment = prepare_device(workspace)
+    writer = ArtifactWriter(workspace.store, step_input.identity, environment)
+    rows = selected_rows(read_selection(workspace, step_input.selection))
+    name = step_input.identity.key[:32]
+    output = workspace.scratch("train", f"{name}-final")
+    shutil.rmtree(output, ignore_errors=True)
+    with progress("training", None, "steps") as show:
+        summary = train(
+            base=base_model_folder(step_input.base),
+            tokens=read_tokens(workspace, step_input.pool),
+            rows=rows,
+            config=step_input.training,
+            dtype=step_input.model.dtype,
+            seed=step_input.seed,
+            output=output,
+            execution=TrainingExecution(
+                device=device,
+                micro_batch_rows=workspace.settings.micro_batch_rows,
+                checkpoint_seconds=workspace.settings.checkpoint_seconds,
+                scratch=workspace.scratch("train", name),
+            ),
+            on_step=lambda done, _: show(done),
+        )
+    for path in sorted(output.iterdir()):
+        writer.add_file(path.name, path)
+    writer.add_summary(summary)
+    ref = writer.commit(rows=None)
+    shutil.rmtree(output, ignore_errors=True)
+    return ref
