@@ -27,7 +27,8 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinity has no JSON: a run could be claimed with it and never be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PoolConfig(_Config):

@@ -6,15 +6,26 @@ and manifests name content by digest and place by a path below the store's root,
 
 from __future__ import annotations
 
+import posixpath
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 StepName = Literal["pool", "select", "train", "embed", "evaluate", "diversity"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _below_its_folder(name: str) -> str:
+    """Refuse names that would lead a reader of a strange manifest out of the artifact's folder."""
+    if name in {"", "."} or name != posixpath.normpath(name) or name.startswith(("/", "..")) or "\\" in name:
+        raise ValueError(f"name={name!r} is no path below the artifact's folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_below_its_folder)]
 
 
 class Value(BaseModel):
@@ -26,7 +37,7 @@ class Value(BaseModel):
 class FileEntry(Value):
     """One file of an artifact, as it was written."""
 
-    name: str
+    name: FileName
     bytes: Annotated[int, Field(ge=0)]
     sha256: Sha256
     rows: int | None = None

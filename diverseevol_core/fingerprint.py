@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from diverseevol_core.errors import ContractError
 
+_AMBIGUOUS = frozenset('."')
+
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
@@ -34,6 +36,7 @@ def canonical_json(value: object) -> bytes:
         raise ContractError(
             f"value cannot be fingerprinted: {error}; use str, int, float, bool, None, list or dict"
         ) from error
+    _check_keys(value)
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -85,6 +88,19 @@ def drift(stored: Mapping[str, Json], given: Mapping[str, Json]) -> list[FieldDr
 def _leaves(value: Json | Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{prefix}.{key}" if prefix else key)
+            name = key if key and not _AMBIGUOUS & set(key) else json.dumps(key, ensure_ascii=False)
+            yield from _leaves(item, f"{prefix}.{name}" if prefix else name)
     else:
-        yield prefix, json.dumps(value, ensure_ascii=False)
+        yield prefix, json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _check_keys(value: object) -> None:
+    """Refuse keys that json would silently turn into text: 1 and "1" would be one key."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ContractError(f"key {key!r} cannot be fingerprinted; keys should be str, not {type(key).__name__}")
+            _check_keys(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_keys(item)

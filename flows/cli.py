@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +44,6 @@ RootOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Run name. [default: config file name and fingerprint]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs; everything else goes to stderr.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 class Format(StrEnum):
@@ -55,14 +55,22 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+@app.callback()
+def options(
+    context: typer.Context, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False
+) -> None:
+    """Take the options that every command has."""
+    context.obj = debug
+
+
 @app.command()
 def run(
+    context: typer.Context,
     config: ConfigArgument,
     set_: SetOption = None,
     root: RootOption = None,
     name: NameOption = None,
     as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Run all rounds of an evolution; whatever was finished before is reused.
 
@@ -82,7 +90,7 @@ def run(
     from tasks.workspace import current_workspace
 
     show_own_logs()
-    if not debug:
+    if not context.obj:
         show_errors_as_one_line()
     console = Console(stderr=as_json)
     result = evolve(parameters)
@@ -196,8 +204,8 @@ def select(
 
     Example: `diverseevol select --embeddings vectors.parquet --selected start.txt --budget 1000 --out picks.parquet`
     """
-    from diverseevol_core.selection.registry import make_strategy
     from diverseevol_core.data.embedding_table import ParquetEmbeddings
+    from diverseevol_core.selection.registry import make_strategy
     from diverseevol_core.selection.strategy import SelectionOptions
     from tasks.progress import progress
     from tasks.select_standalone import local_parts, read_rows, select_rows, write_picks
@@ -249,17 +257,27 @@ def ui(
     raise typer.Exit(serve(prefect_port=prefect_port, mlflow_port=mlflow_port))
 
 
-def main() -> None:
-    """Run the command line; an expected error is one line on stderr and exit status 1."""
-    debug = "--debug" in sys.argv
-    if debug and "run" not in sys.argv[1:2]:
-        sys.argv.remove("--debug")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an expected error is one line on stderr and exit status 1.
+
+    Args:
+        arguments: words after the program's name; None takes those of the process. `--debug` may stand anywhere.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        app()
-    except DiverseEvolError as error:
-        if debug:
+        app(["--debug", *words] if is_debug else words, prog_name="diverseevol")
+    except KeyboardInterrupt:
+        stderr.print("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+    except Exception as error:
+        if is_debug:
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        what = str(error) if isinstance(error, DiverseEvolError) else f"unexpected {type(error).__name__}: {error}"
+        hint = "" if isinstance(error, DiverseEvolError) else "; run it again with --debug to see where"
+        stderr.print(f"[bold red]error:[/] {escape(what)}{hint}")
         sys.exit(1)
 
 

@@ -24,6 +24,8 @@ _QUIET: Mapping[str, str] = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
+    # Spinning threads made model work 7 to 10 times slower beside one busy process on two cores (docs/performance.md).
+    "OMP_WAIT_POLICY": "passive",
 }
 
 

@@ -107,8 +107,10 @@ def _pool_lines(plan: Plan) -> list[tuple[str, str]]:
         ("format, template", f"{pool.format}, {pool.template}"),
         (
             "tokens a sample",
-            f"min {pool.tokens.min}, mean {pool.tokens.mean:.1f}, p50 {pool.tokens.p50:.0f}, "
-            f"p95 {pool.tokens.p95:.0f}, max {pool.tokens.max}; {pool.tokens.total} in all",
+            (
+                f"min {pool.tokens.min}, mean {pool.tokens.mean:.1f}, p50 {pool.tokens.p50:.0f}, "
+                f"p95 {pool.tokens.p95:.0f}, max {pool.tokens.max}; {pool.tokens.total} in all"
+            ),
         ),
         ("rounds", f"{plan.n_models} models; {plan.n_selected} samples selected in the end"),
     ]

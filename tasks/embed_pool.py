@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
-from diverseevol_core.data.embedding_table import ROWS_PER_PART, write_embedding_part
 
 from diverseevol_core.contracts import ArtifactRef, EmbeddingSummary
+from diverseevol_core.data.embedding_table import ROWS_PER_PART, write_embedding_part
 from diverseevol_core.models.embedding import embed_rows
 from diverseevol_core.models.loading import load_causal_lm
 from diverseevol_core.storage.artifacts import ArtifactWriter

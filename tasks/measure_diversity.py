@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diverseevol_core.contracts import ArtifactRef
-from diverseevol_core.selection.profile import compare_with_random
 from diverseevol_core.data.embedding_table import ParquetEmbeddings
+from diverseevol_core.selection.profile import compare_with_random
 from diverseevol_core.storage.artifacts import ArtifactWriter
 from tasks.caching import cached_step
 from tasks.pool_reading import embedding_parts, read_pool_table, read_selection, selected_rows

@@ -167,6 +167,7 @@ def _steps(config: RunConfig, pool: PoolSummary, speed: _Speed, pool_bytes: int)
     weights = speed.n_parameters * 4
     held_out_tokens = pool.n_holdout_rows * pool.tokens.mean
     n_embeds = (rounds if needs_embeddings(config.selection) else 0) + int(config.evaluation.diversity)
+    embed_weights = weights if config.embedding.dtype == "float32" else weights // 2
     embedding_bytes = pool.n_pool_rows * speed.dim * 4
     train_seconds = config.training.epochs * mean_selected * pool.tokens.mean / speed.train
     plans = [
@@ -177,7 +178,7 @@ def _steps(config: RunConfig, pool: PoolSummary, speed: _Speed, pool_bytes: int)
         ),
         StepPlan(
             step="embed", times=n_embeds, seconds_each=pool.tokens.total / speed.embed,
-            memory_bytes=weights if config.embedding.dtype == "float32" else weights // 2, written_bytes=embedding_bytes,
+            memory_bytes=embed_weights, written_bytes=embedding_bytes,
         ),
         StepPlan(
             step="evaluate", times=rounds + 1, seconds_each=held_out_tokens / speed.evaluate,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from diverseevol_core.contracts import RoundRecord, Value
 from diverseevol_core.storage.artifacts import is_present
 from diverseevol_core.storage.runs import read_config
@@ -19,7 +21,7 @@ class RoundState(Value):
     round: int
     state: State
     missing: tuple[str, ...] = ()
-    uris: dict[str, str] = {}
+    uris: dict[str, str] = Field(default_factory=dict)
     record: RoundRecord | None = None
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from diverseevol_core.config import SelectionConfig
 from diverseevol_core.contracts import ArtifactRef, SelectionSummary
+from diverseevol_core.data.embedding_table import ParquetEmbeddings
 from diverseevol_core.schemas import SELECTION
 from diverseevol_core.selection.registry import make_strategy
-from diverseevol_core.data.embedding_table import ParquetEmbeddings
 from diverseevol_core.selection.strategy import Picks, Query, QueryStrategy, SelectionOptions
 from diverseevol_core.storage.artifacts import ArtifactWriter
 from tasks.caching import cached_step

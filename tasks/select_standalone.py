@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diverseevol_core.data.embedding_table import ParquetEmbeddings
 from diverseevol_core.errors import ConfigError, ContractError, StorageError
 from diverseevol_core.selection.registry import make_strategy
-from diverseevol_core.data.embedding_table import ParquetEmbeddings
 from diverseevol_core.selection.strategy import OnStep, Picks, Query, SelectionOptions
 
 

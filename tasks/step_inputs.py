@@ -65,7 +65,12 @@ class InitialSelectionInput(Value):
     @property
     def identity(self) -> StepIdentity:
         """Pool, size and seed; the strategy plays no part, so arms share round 0."""
-        config: dict[str, Json] = {"strategy": "random", "initial_size": self.initial_size, "seed": self.seed, "round": 0}
+        config: dict[str, Json] = {
+            "strategy": "random",
+            "initial_size": self.initial_size,
+            "seed": self.seed,
+            "round": 0,
+        }
         return StepIdentity("select", SELECT_VERSION, config, {"pool": self.pool.digest}, self.seed)
 
 

@@ -1,8 +1,8 @@
 """The only door to MLflow: one parent run per evolution, one child run per round.
 
-Everything logged comes from a round's record with the record's own time, so logging it twice changes nothing. A child run
-is complete when it carries the tag `diverseevol.published`; one without it is what a failed attempt left behind, and is
-closed and put aside before a new one is made.
+Everything logged comes from a round's record with the record's own time, so logging it twice changes nothing. A child
+run is complete when it carries the tag `diverseevol.published`; one without it is what a failed attempt left behind,
+and is closed and put aside before a new one is made.
 """
 
 from __future__ import annotations
@@ -64,10 +64,7 @@ def publish_round(record: RoundRecord, config: RunConfig) -> Any:
     try:
         tracked, was_there = _publish(workspace, record, config)
     except Exception as error:
-        raise TrackingError(
-            f"MLflow at {safe_uri(workspace.settings.tracking_uri)} did not take round {record.round} of {record.run!r} "
-            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}); run the same command again once it is up"
-        ) from error
+        raise _refused(workspace, f"did not take round {record.round} of {record.run!r}", error) from error
     if was_there:
         return Completed(name="Cached", message="was in MLflow before", data=tracked)
     return tracked
@@ -87,10 +84,13 @@ def close_evolution(run: str, config: RunConfig) -> str | None:
     try:
         return _close(workspace, run, config)
     except Exception as error:
-        raise TrackingError(
-            f"MLflow at {safe_uri(workspace.settings.tracking_uri)} could not finish run {run!r} "
-            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}); run the same command again once it is up"
-        ) from error
+        raise _refused(workspace, f"could not finish run {run!r}", error) from error
+
+
+def _refused(workspace: Workspace, what: str, error: Exception) -> TrackingError:
+    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+    address = safe_uri(workspace.settings.tracking_uri)
+    return TrackingError(f"MLflow at {address} {what} ({reason}); run the same command again once it is up")
 
 
 def safe_uri(uri: str) -> str:

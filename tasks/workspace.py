@@ -1,7 +1,7 @@
 """The process's settings and its opened store, found by every task without being passed as a parameter.
 
-Parameters of flows and tasks are shown in the UI and take part in cache keys; where a process keeps its files belongs to
-neither.
+Parameters of flows and tasks are shown in the UI and take part in cache keys; where a process keeps its files belongs
+to neither.
 """
 
 from __future__ import annotations

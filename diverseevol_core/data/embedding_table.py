@@ -157,7 +157,6 @@ class ParquetEmbeddings:
         self._groups = _groups(parts)
         self._firsts = [group.first_row for group in self._groups]
         self.n_pool = sum(part.metadata.num_rows for part in parts)
-        self._maps: dict[int, npt.NDArray[np.uint8]] = {}
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -225,13 +224,13 @@ class ParquetEmbeddings:
         # A span of our files is a whole row group; rows that straddle two pages of another writer are decoded.
         if group.spans is None or len(group.spans) != 1:
             return self._decode(group)[local_rows]
-        if group.part not in self._maps:
-            self._maps[group.part] = np.memmap(self._paths[group.part], dtype=np.uint8, mode="r")
-        row_bytes = FLOAT_BYTES * self.dim
-        span = self._maps[group.part][group.spans[0].offset :][: group.n_rows * row_bytes]
-        # Values may start at any byte: gather bytes, then see them as floats.
-        taken: Vectors = np.asarray(span).reshape(group.n_rows, row_bytes)[local_rows]
-        return taken.view("<f4")
+        gathered = np.empty((local_rows.size, self.dim), dtype=np.float32)
+        # Reading beats mapping: mapped pages count as this process's memory, up to the whole file.
+        with self._paths[group.part].open("rb", buffering=0) as file:
+            for at, row in enumerate(local_rows.tolist()):
+                start = group.spans[0].offset + FLOAT_BYTES * self.dim * row
+                _read_spans(file, (Span(start, self.dim),), gathered[at], self._paths[group.part])
+        return gathered
 
     def _decode(self, group: _Group) -> Vectors:
         with pq.ParquetFile(self._paths[group.part]) as file:

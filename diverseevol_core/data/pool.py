@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from diverseevol_core.config import PoolConfig
-from diverseevol_core.data.formats import RowFormat, recognise, to_sample
 from diverseevol_core.contracts import TokenStatistics
+from diverseevol_core.data.formats import RowFormat, recognise, to_sample
 from diverseevol_core.data.pool_summary import PoolSummary
 from diverseevol_core.data.pool_tables import (
     HOLDOUT_SCHEMA,

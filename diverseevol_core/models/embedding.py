@@ -16,7 +16,7 @@ from torch import Tensor
 from diverseevol_core.config import Pooling
 from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import ContractError, ModelError
-from diverseevol_core.models.batching import PaddedBatch, padded_batches
+from diverseevol_core.models.batching import PaddedBatch, pad_rows, plan_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,8 +54,13 @@ def last_token_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         `(batch, dim)`, float32.
+
+    Raises:
+        ContractError: a sample has no unmasked token.
     """
     last = mask.sum(dim=1) - 1
+    if bool((last < 0).any()):
+        raise ContractError("a sample has no token to pool over; its mask is all zero")
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].to(torch.float32)
 
 
@@ -93,7 +98,7 @@ def embed_rows(
     Args:
         model: a causal language model in evaluation mode on `device`.
         tokens: the table.
-        rows: `(n,)` table rows.
+        rows: `(n,)` table rows in any order.
         pooling: see `pool_states`.
         batch_tokens: padded tokens in a batch.
         device: the model's device.
@@ -103,23 +108,23 @@ def embed_rows(
         `(n, dim)` float32, in the order of `rows`.
 
     Raises:
+        ContractError: there are no rows, or a row has no token to pool over.
         ModelError: the model returned a value that is not finite.
     """
     transformer = model.base_model
     vectors: np.ndarray | None = None
-    position_of = np.full(tokens.n_rows, -1, np.int64)
-    position_of[rows] = np.arange(rows.size)
     n_done = 0
     with torch.inference_mode():
-        for batch in padded_batches(tokens, rows, batch_tokens, device):
+        for positions in plan_batches(tokens.n_tokens[rows], batch_tokens):
+            batch = pad_rows(tokens, rows[positions], device)
             hidden = transformer(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
             ).last_hidden_state
             pooled = pool_states(hidden, batch, pooling).cpu().numpy()
             if vectors is None:
                 vectors = np.empty((rows.size, pooled.shape[1]), np.float32)
-            vectors[position_of[batch.rows]] = pooled
-            n_done += batch.rows.size
+            vectors[positions] = pooled
+            n_done += positions.size
             if on_rows is not None:
                 on_rows(n_done)
     if vectors is None:

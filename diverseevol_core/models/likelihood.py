@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from diverseevol_core.data.pool_tables import TokenTable
+from diverseevol_core.errors import ModelError
 from diverseevol_core.models.batching import padded_batches
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def answer_likelihood(
 
     Returns:
         Sums and counts in table order; the first token of a row has nothing before it and never counts.
+
+    Raises:
+        ModelError: the model gave a token a probability that is zero or not a number.
     """
     loss_sum = np.zeros(tokens.n_rows, np.float64)
     counts = np.zeros(tokens.n_rows, np.int64)
@@ -64,6 +68,12 @@ def answer_likelihood(
             n_done += batch.rows.size
             if on_rows is not None:
                 on_rows(n_done)
+    bad_rows = np.flatnonzero(~np.isfinite(loss_sum))
+    if bad_rows.size:
+        raise ModelError(
+            f"the model gave losses that are not finite for {bad_rows.size} rows, first {int(bad_rows[0])}; "
+            "use evaluation.dtype=float32 or a lower training.learning_rate"
+        )
     return RowLikelihood(loss_sum, counts)
 
 
@@ -80,5 +90,6 @@ def answer_bytes(tokens: TokenTable, tokenizer: PreTrainedTokenizerBase) -> np.n
     texts = tokenizer.batch_decode(
         [row.input_ids[row.is_trained].tolist() for row in tokens.rows(np.arange(tokens.n_rows))],
         skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
     )
     return np.array([max(1, len(text.encode())) for text in texts], np.int64)

@@ -34,8 +34,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no tokenizer can be loaded from {folder}: {error}; save one beside the model") from error
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        raise ModelError(
+            f"no tokenizer can be loaded from {folder}: {_first_line(error)}; save one beside the model"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer in {folder} has no end-of-text token; set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -55,17 +57,31 @@ def load_causal_lm(folder: Path, *, dtype: Dtype, device: str) -> PreTrainedMode
         The model on the device.
 
     Raises:
-        ModelError: the folder holds no loadable causal language model.
+        ModelError: the folder holds no loadable causal language model, or not all of its weights.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=TORCH_DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=TORCH_DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"no causal language model can be loaded from {folder}: {reason}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"no causal language model can be loaded from {folder}: {_first_line(error)}; "
+            "save it there again with save_pretrained"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers would fill them with random numbers, other ones in every process.
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of a causal language model, first {missing[0]!r}; "
+            "save the whole model there again, with its language-model head"
+        )
     model.to(torch.device(device))  # type: ignore[arg-type]
     loaded: PreTrainedModel = model.train(False)
     return loaded
@@ -91,3 +107,7 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device={name!r} is not available on this machine; use 'auto' or 'cpu'") from error
     return str(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -57,7 +57,7 @@ def locate_model(name: str, revision: str | None, cache: Path) -> LocatedModel:
         The model's folder and its ref.
 
     Raises:
-        ModelError: nothing is found under the name, or it holds no safetensors weights.
+        ModelError: nothing is found under the name, it holds no safetensors weights, or a local form has a revision.
     """
     folder = _local_folder(name, revision, cache)
     weights = sorted(folder.glob("*.safetensors"))
@@ -84,9 +84,14 @@ def locate_model(name: str, revision: str | None, cache: Path) -> LocatedModel:
 
 
 def _local_folder(name: str, revision: str | None, cache: Path) -> Path:
+    path = Path(name).expanduser()
+    is_local = name.startswith(_PACKAGE_SCHEME) or name.endswith(".gguf") or path.is_dir()
+    if is_local and revision is not None:
+        raise ModelError(
+            f"model.revision={revision!r} means nothing for the local model.name={name!r}; leave it empty, or give a hub id"
+        )
     if name.startswith(_PACKAGE_SCHEME):
         return _from_gguf(_package_file(name), cache)
-    path = Path(name).expanduser()
     if name.endswith(".gguf"):
         return _from_gguf(path, cache)
     if path.is_dir():

@@ -106,7 +106,7 @@ def train_checkpoint(
 
     Raises:
         ContractError: there are no rows.
-        ModelError: the base model cannot be loaded, or the loss is not finite.
+        ModelError: the base model cannot be loaded, or the loss or a trained weight is not finite.
     """
     if rows.size == 0:
         raise ContractError("rows is empty; nothing to train on")
@@ -118,7 +118,10 @@ def train_checkpoint(
     )
     trainer.train(resume_from_checkpoint=_resumable(execution.scratch))
     curve = _loss_curve(trainer)
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(output)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    _check_weights(trained, curve[-1].step)
+    trained.config.use_cache = True  # off only while training; a checkpoint that generates without it is slow
+    trained.save_pretrained(output)
     load_tokenizer(base).save_pretrained(output)
     shutil.rmtree(execution.scratch, ignore_errors=True)
     trained_per_epoch = sum(int(tokens.is_trained[tokens.offsets[row] : tokens.offsets[row + 1]].sum()) for row in rows)
@@ -256,3 +259,13 @@ def _loss_curve(trainer: Trainer) -> tuple[LossPoint, ...]:
             "lower training.learning_rate or use model.dtype=float32"
         )
     return curve
+
+
+def _check_weights(model: torch.nn.Module, step: int) -> None:
+    """Refuse a model that the last optimizer step broke: every loss was measured before it."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(
+                f"weight {name!r} is not finite after optimizer step {step}; "
+                "lower training.learning_rate or use model.dtype=float32"
+            )

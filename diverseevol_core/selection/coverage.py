@@ -18,6 +18,7 @@ from diverseevol_core.selection.distances import Centres, centre, nearest_centre
 from diverseevol_core.selection.screening import ScaleError, choose_origin, in_range
 from diverseevol_core.selection.sources import MappedEmbeddings, as_source, check_finite, rescale, unit_rows
 from diverseevol_core.selection.strategy import check_selection
+from diverseevol_core.selection.threads import row_workers
 
 if TYPE_CHECKING:
     from diverseevol_core.selection.strategy import EmbeddingSource, Floats, Metric, Rows
@@ -86,10 +87,12 @@ def covering_distances(embeddings: Any, selected_rows: npt.ArrayLike, *, metric:
     if metric == "cosine":
         source = MappedEmbeddings(source, unit_rows, source.dim)
     try:
-        return np.sqrt(_nearest_squared(source, selected, check_scale=True))
+        with row_workers():
+            return np.sqrt(_nearest_squared(source, selected, check_scale=True))
     except ScaleError:
         scaled, exponent = rescale(source)
-        return np.ldexp(np.sqrt(_nearest_squared(scaled, selected, check_scale=False)), exponent)
+        with row_workers():
+            return np.ldexp(np.sqrt(_nearest_squared(scaled, selected, check_scale=False)), exponent)
 
 
 def _nearest_squared(source: EmbeddingSource, selected: Rows, *, check_scale: bool) -> Floats:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from diverseevol_core.selection.threads import share_rows
 
 if TYPE_CHECKING:
     from diverseevol_core.selection.strategy import Floats, Rows, Vectors
@@ -23,8 +24,6 @@ UNIT_ROUNDOFF = 2.0**-24
 # Absorbs what underflows in float32; the screen rescales data until this is 2^-40 of the largest squared length.
 UNDERFLOW = 2.0**-100
 PAIRS_PER_CHUNK = 4096
-# Above this many multiply-adds torch's threaded product beats numpy pinned to one thread.
-THREADED_WORK = 20_000_000
 
 
 def squared_distances(rows: Vectors, others: Vectors) -> Floats:
@@ -56,23 +55,6 @@ def error_factor(dim: int) -> float:
         Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1; docs/k-center.md, lemma 1.
     """
     return 4.0 * (dim + 16) * UNIT_ROUNDOFF
-
-
-def product(left: Float32s, right: Float32s) -> Float32s:
-    """Multiply `left @ right.T` in true float32, threaded when it is large enough to gain.
-
-    Args:
-        left: `(rows, dim)` or `(dim,)` float32.
-        right: `(centres, dim)` float32.
-
-    Returns:
-        `(rows, centres)` or `(centres,)` float32.
-    """
-    is_small = left.ndim == 1 or left.shape[0] * right.size < THREADED_WORK
-    if is_small or torch.get_float32_matmul_precision() != "highest":
-        return left @ right.T
-    result: Float32s = torch.mm(torch.from_numpy(left), torch.from_numpy(right).T).numpy()
-    return result
 
 
 class Centres:
@@ -175,22 +157,33 @@ def nearest_centres(exact: Vectors, centred: Float32s, centred_sq: Floats, centr
     Returns:
         Minimum and the earliest centre that attains it.
     """
+    positions = np.empty(len(exact), dtype=np.int64)
+    squared = np.empty(len(exact))
+    pairs = np.zeros(len(exact), dtype=np.int64)
+
+    def settle(rows: slice) -> None:
+        squared[rows], positions[rows], pairs[rows] = _settle(exact[rows], centred[rows], centred_sq[rows], centres)
+
+    share_rows(len(exact), centres.n * exact.shape[1], settle)
+    for at in np.flatnonzero(squared == 0.0).tolist():
+        positions[at] = centres.first_equal(int(positions[at]))
+    return Nearest(squared, positions, int(pairs.sum()))
+
+
+def _settle(
+    exact: Vectors, centred: Float32s, centred_sq: Floats, centres: Centres
+) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find minimum, its position and the pairs evaluated, row by row."""
     lower = lower_bounds(centred, centres.centred[: centres.n], centres.lower_sq[: centres.n])
     positions = lower.argmin(axis=1).astype(np.int64)
     squared = squared_distances(exact, centres.exact[positions])
-    ceilings = ceiling(squared, centred_sq, exact.shape[1])
     # The row minimum is inside its band by construction, so one admitted centre means nothing is left to compare.
-    admitted = lower <= ceilings[:, None]
+    admitted = lower <= ceiling(squared, centred_sq, exact.shape[1])[:, None]
     admitted[squared == 0.0] = False
-    crowded = np.flatnonzero(np.count_nonzero(admitted, axis=1) > 1)
-    pairs = len(exact)
-    for at in crowded.tolist():
-        rivals = np.flatnonzero(admitted[at])
-        squared[at], positions[at] = _minimum(exact[at], centres.exact, rivals)
-        pairs += rivals.size
-    for at in np.flatnonzero(squared == 0.0).tolist():
-        positions[at] = centres.first_equal(int(positions[at]))
-    return Nearest(squared, positions, pairs)
+    n_admitted = np.count_nonzero(admitted, axis=1)
+    for at in np.flatnonzero(n_admitted > 1).tolist():
+        squared[at], positions[at] = _minimum(exact[at], centres.exact, np.flatnonzero(admitted[at]))
+    return squared, positions, 1 + np.where(n_admitted > 1, n_admitted, 0)
 
 
 def lower_bounds(centred: Float32s, centres: Float32s, lower_sq: Float32s) -> Float32s:
@@ -204,7 +197,7 @@ def lower_bounds(centred: Float32s, centres: Float32s, lower_sq: Float32s) -> Fl
     Returns:
         `(rows, centres)` float32: `lower_sq - 2 x.c`, to be compared with `ceiling`.
     """
-    bounds = product(centred, centres)
+    bounds: Float32s = centred @ centres.T
     bounds *= np.float32(-2.0)
     bounds += lower_sq
     return bounds

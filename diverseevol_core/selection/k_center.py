@@ -6,7 +6,6 @@ a few rows a pick instead of all of them. Algorithm and proof: docs/k-center.md;
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from diverseevol_core.errors import ContractError
 from diverseevol_core.selection.distances import Centres, centre, nearest_centres, squared_lengths
@@ -29,6 +27,7 @@ from diverseevol_core.selection.screening import (
 )
 from diverseevol_core.selection.sources import MappedEmbeddings, as_source, largest_value, rescale, unit_rows
 from diverseevol_core.selection.strategy import Picks, check_query, check_selection
+from diverseevol_core.selection.threads import row_workers
 from diverseevol_core.selection.transforms import make_limits, transformed
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def k_center(
     if metric == "cosine":
         source = MappedEmbeddings(source, unit_rows, source.dim)
     search = _Search(selected, prefix, budget, limits, memory_budget_bytes, check_device(device), on_step)
-    with _one_blas_thread():
+    with row_workers():
         try:
             return search.run(source)
         except ScaleError:
@@ -128,16 +127,6 @@ def _rescaled(search: _Search, source: EmbeddingSource) -> Picks:
 
 def _ldexp(value: float | None, exponent: int) -> float | None:
     return None if value is None else math.ldexp(value, exponent)
-
-
-@functools.cache
-def _blas() -> Any:
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _one_blas_thread() -> Any:
-    """Pin numpy's products: two threads waiting for each other cost 10x on a busy machine; torch threads large ones."""
-    return _blas().limit(limits=1)
 
 
 @dataclass(frozen=True, slots=True)

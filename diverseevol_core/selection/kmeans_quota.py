@@ -83,7 +83,9 @@ def cluster(vectors: torch.Tensor, n_clusters: int, generator: np.random.Generat
     labels = torch.full((len(vectors),), -1, dtype=torch.int64)
     for _ in range(LLOYD_STEPS):
         half_sq = 0.5 * centres.square().sum(dim=1)
-        found = torch.cat([(block @ centres.T - half_sq).argmax(dim=1) for block in torch.split(vectors, ROWS_PER_BLOCK)])
+        found = torch.cat(
+            [(block @ centres.T - half_sq).argmax(dim=1) for block in torch.split(vectors, ROWS_PER_BLOCK)]
+        )
         if torch.equal(found, labels):
             break
         labels = found

@@ -24,6 +24,7 @@ from diverseevol_core.selection.distances import (
 )
 from diverseevol_core.selection.screening import make_panel, top_rows, upper_bounds, weigh
 from diverseevol_core.selection.strategy import WorkCounters
+from diverseevol_core.selection.threads import share_rows
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 SMALLEST_BATCH, LARGEST_BATCH = 32, 256
 ACTIVE_ROWS, ACTIVE_PER_PICK = 4096, 2
-SWEEP_ROWS = 4096
+SWEEP_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,12 @@ class Frontier:
             if not self._values.size:
                 return None
             at = int(self._values.argmax())
-            value, position = self._values[at], int(self._active[at])
-            if value == -np.inf or self._beaten(value, position, self._outer_bound, self._outer_row):
-                return None
+            value, position = float(self._values[at]), int(self._active[at])
             if self._beaten(value, position, self._inner_bound, self._inner_row):
                 self._sweep()
                 continue
+            if value == -np.inf or self._beaten(value, position, self._outer_bound, self._outer_row):
+                return None
             squared = float(self._bounds[position])
             if self._settled[position] == self._centres.n or (squared == 0.0 and self._settled[position]):
                 return Pick(position, squared, int(self.nearest[position]))
@@ -142,6 +143,8 @@ class Frontier:
         self._values[np.searchsorted(self._active, position)] = -np.inf
 
     def _beaten(self, value: float, position: int, rival: float, rival_row: int) -> bool:
+        if rival == -np.inf:
+            return False
         return bool(value < rival or (value == rival and self.resident.rows[position] > rival_row))
 
     def _weighted(self, positions: npt.NDArray[np.int64]) -> Floats:
@@ -164,10 +167,14 @@ class Frontier:
         """Apply the centres that came since the last sweep to every row, and choose the active rows again."""
         if self._centres.n > self._swept:
             panel = make_panel(self._centres, self._swept, self._device)
-            for start in range(0, len(self._bounds), SWEEP_ROWS):
-                rows = slice(start, start + SWEEP_ROWS)
-                bounds = upper_bounds(self.resident.centred[rows], self.resident.centred_sq[rows], panel)
-                np.minimum(self._bounds[rows], bounds, out=self._bounds[rows])
+
+            def lower(share: slice) -> None:
+                for start in range(share.start, share.stop, SWEEP_ROWS):
+                    rows = slice(start, min(start + SWEEP_ROWS, share.stop))
+                    bounds = upper_bounds(self.resident.centred[rows], self.resident.centred_sq[rows], panel)
+                    np.minimum(self._bounds[rows], bounds, out=self._bounds[rows])
+
+            share_rows(len(self._bounds), max(len(panel.centred), 16) * self._centres.centred.shape[1], lower)
             self._swept = self._centres.n
         self._activate()
 

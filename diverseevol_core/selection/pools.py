@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from diverseevol_core.selection.strategy import EmbeddingSource, Floats, Rows, Vectors
 
 
+GATHERED_CAPACITIES = 4
+
+
 class Reservoir:
     """Keeps the vectors of the rows with the largest values seen so far.
 
@@ -99,11 +102,22 @@ class StreamedPool:
         self._bounds[rows] = -np.inf
 
     def reload(self) -> Resident | None:
-        """Read the pool again, now with the centres picked since; None when nothing more can be learnt."""
+        """Change the resident rows; None when none is left outside.
+
+        Few rows that may still lead are gathered one by one; when there are many, the pool is read again with the
+        centres picked since, which lowers all bounds.
+        """
+        best = self._weighted(self.resident.rows, self.resident.bounds).max(initial=0.0)
         self._bounds[self.resident.rows] = self.resident.bounds
-        if self.resident.outside_bound == -np.inf:
+        values = self._weighted(slice(None), self._bounds)
+        contenders = int(np.count_nonzero(values >= max(best, 0.0)))
+        if self.resident.outside_bound == -np.inf or contenders == 0:
             return None
-        self.resident = self._read()
+        if self._applied == self._centres.n or contenders <= GATHERED_CAPACITIES * self._capacity:
+            rows = top_rows(values, self._capacity)
+            self.resident = self._settle_down(rows, self._source.rows(rows))
+        else:
+            self.resident = self._read()
         return self.resident
 
     def _read(self) -> Resident:
@@ -138,7 +152,7 @@ class StreamedPool:
             applied=self._applied,
         )
 
-    def _weighted(self, rows: slice, bounds: Floats) -> Floats:
+    def _weighted(self, rows: slice | Rows, bounds: Floats) -> Floats:
         return bounds if self._factors is None else weigh(bounds, self._factors[rows])
 
 

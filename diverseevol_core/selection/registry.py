@@ -87,6 +87,6 @@ def _load(entry: EntryPoint, options: SelectionOptions) -> QueryStrategy:
 
 def _unknown(name: str) -> str:
     names = strategy_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(names)}"
     return f"selection.strategy={name!r} is unknown; {hint}"

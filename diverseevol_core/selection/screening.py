@@ -23,10 +23,10 @@ from diverseevol_core.selection.distances import (
     Float32s,
     centre,
     error_factor,
-    product,
     squared_lengths,
 )
 from diverseevol_core.selection.sources import check_finite
+from diverseevol_core.selection.threads import share_rows
 
 if TYPE_CHECKING:
     from diverseevol_core.selection.strategy import EmbeddingSource, Floats, Rows, Vectors
@@ -125,8 +125,9 @@ def upper_bounds(centred: Float32s, centred_sq: Floats, panel: Panel) -> Floats:
     scores = torch.addmm(panel.bias, rows.to(panel.factor.dtype), panel.factor)
     if rows.device.type == "cpu":
         nearest = scores.float().numpy().argmax(axis=1)
-        difference = centred - panel.centred[nearest]
-        direct = squared_lengths(difference)
+        # Gathered by torch: numpy's indexing holds the interpreter lock and stalls the other workers.
+        proposed = panel.direct.index_select(0, torch.from_numpy(nearest))
+        direct = squared_lengths(proposed.sub_(rows).numpy())
     else:
         chosen = scores.argmax(dim=1)
         direct = (rows - panel.direct[chosen]).square().sum(dim=1).cpu().numpy().astype(np.float64)
@@ -136,7 +137,7 @@ def upper_bounds(centred: Float32s, centred_sq: Floats, panel: Panel) -> Floats:
 
 def _dot_form(centred: Float32s, centred_sq: Floats, panel: Panel) -> Floats:
     slack = error_factor(centred.shape[1])
-    products = product(centred, panel.centred)
+    products = centred @ panel.centred.T
     products *= np.float32(-2.0)
     products += (panel.centred_sq * (1.0 + slack)).astype(np.float32)
     bounds: Floats = products.min(axis=1) + (1.0 + slack) * centred_sq + UNDERFLOW
@@ -182,20 +183,32 @@ def screen(
                 f"dim={source.dim}; pool rows must be dense and sorted"
             )
         expected = start + len(vectors)
-        with np.errstate(over="ignore", invalid="ignore"):
-            centred = centre(vectors, centres.origin)
-            centred_sq = squared_lengths(centred)
+        block_bounds = bounds[start:expected]
+        centred, centred_sq = _lower_block(vectors, centres.origin, panel, block_bounds)
         if not in_range(centred_sq):
             check_finite(vectors, start, source)
             raise ScaleError(f"embeddings reach a squared length of {centred_sq.max()}; rescale them")
         largest = max(largest, float(centred_sq.max()))
-        block_bounds = bounds[start:expected]
-        np.minimum(block_bounds, upper_bounds(centred, centred_sq, panel), out=block_bounds)
         on_block(start, vectors, centred, centred_sq, block_bounds)
     if expected != source.n_pool:
         raise ContractError(f"embeddings yield {expected} rows and announce n_pool={source.n_pool}; read them again")
     if check_scale and not in_range(np.array([largest]), lowest=True):
         raise ScaleError(f"embeddings reach a squared length of only {largest}; rescale them")
+
+
+def _lower_block(vectors: Vectors, origin: Floats, panel: Panel, bounds: Floats) -> tuple[Float32s, Floats]:
+    """Centre a block and lower its bounds; what is not finite or out of range is for the caller to refuse."""
+    centred = np.empty(vectors.shape, dtype=np.float32)
+    centred_sq = np.empty(len(vectors))
+
+    def lower(rows: slice) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            centred[rows] = centre(vectors[rows], origin)
+            centred_sq[rows] = squared_lengths(centred[rows])
+            np.minimum(bounds[rows], upper_bounds(centred[rows], centred_sq[rows], panel), out=bounds[rows])
+
+    share_rows(len(vectors), max(len(panel.centred), 16) * vectors.shape[1], lower)
+    return centred, centred_sq
 
 
 def in_range(squared: Floats, *, lowest: bool = False) -> bool:

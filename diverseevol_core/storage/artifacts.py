@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from diverseevol_core.contracts import ArtifactRef, Environment, FileEntry, Manifest, StepName
-from diverseevol_core.errors import DamagedArtifactError, StorageError
+from diverseevol_core.errors import ContractError, DamagedArtifactError, StorageError
 from diverseevol_core.fingerprint import Json, fingerprint
 from diverseevol_core.keys import MANIFEST_NAME, artifact_path, step_key
 from diverseevol_core.storage.object_store import ObjectStore, file_sha256
@@ -66,14 +66,24 @@ class ArtifactWriter:
         self._started = time.perf_counter()
 
     def add_bytes(self, name: str, content: bytes, rows: int | None = None) -> None:
-        """Write one file from memory."""
+        """Write one file from memory.
+
+        Raises:
+            ContractError: the name leads out of the artifact.
+            StorageError: the store refused the file.
+        """
+        entry = _file_entry(name, len(content), hashlib.sha256(content).hexdigest(), rows)
         self._store.write_bytes(f"{self._identity.path}/{name}", content)
-        digest = hashlib.sha256(content).hexdigest()
-        self._files[name] = FileEntry(name=name, bytes=len(content), sha256=digest, rows=rows)
+        self._files[name] = entry
 
     def add_file(self, name: str, source: Path, rows: int | None = None) -> None:
-        """Write one file from a finished local file, which must not change afterwards."""
-        entry = FileEntry(name=name, bytes=source.stat().st_size, sha256=file_sha256(source), rows=rows)
+        """Write one file from a finished local file, which must not change afterwards.
+
+        Raises:
+            ContractError: the name leads out of the artifact.
+            StorageError: the store refused the file.
+        """
+        entry = _file_entry(name, source.stat().st_size, file_sha256(source), rows)
         self._store.put_file(f"{self._identity.path}/{name}", source)
         self._files[name] = entry
 
@@ -153,7 +163,7 @@ def find_artifact(store: ObjectStore, identity: StepIdentity) -> ArtifactRef | N
         identity: what should have been computed.
 
     Returns:
-        A ref to it, or None where nothing sound is there.
+        A ref to it, or None where nothing sound is there; a damaged artifact has been withdrawn.
 
     Raises:
         StorageError: the store did not answer.
@@ -169,6 +179,7 @@ def find_artifact(store: ObjectStore, identity: StepIdentity) -> ArtifactRef | N
         except FileNotFoundError:
             pass
         logger.warning("%s is missing or damaged; %s is computed again", path, identity.step)
+        _withdraw(store, identity.path)
         return None
     return manifest.ref(identity.path)
 
@@ -225,9 +236,7 @@ def fetch_artifact(
         DamagedArtifactError: bytes are missing or differ; the artifact has been withdrawn.
         StorageError: the store did not answer.
     """
-    manifest = read_manifest(store, ref.path)
-    if manifest is None or manifest.digest != ref.digest:
-        raise _withdrawn(store, ref, "its manifest is missing, damaged or of other content")
+    manifest = _manifest_of(store, ref)
     local = store.local_path(ref.path)
     folder = local if local is not None else scratch / "artifacts" / ref.digest[:32]
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,8 +253,8 @@ def read_summary(store: ObjectStore, ref: ArtifactRef) -> bytes:
         DamagedArtifactError: it is missing or differs; the artifact has been withdrawn.
         StorageError: the store did not answer.
     """
-    manifest = read_manifest(store, ref.path)
-    entry = next((file for file in manifest.files if file.name == SUMMARY_NAME), None) if manifest else None
+    manifest = _manifest_of(store, ref)
+    entry = next((file for file in manifest.files if file.name == SUMMARY_NAME), None)
     try:
         content = store.read_bytes(f"{ref.path}/{SUMMARY_NAME}")
     except FileNotFoundError:
@@ -255,11 +264,30 @@ def read_summary(store: ObjectStore, ref: ArtifactRef) -> bytes:
     return content
 
 
+def _file_entry(name: str, n_bytes: int, sha256: str, rows: int | None) -> FileEntry:
+    try:
+        return FileEntry(name=name, bytes=n_bytes, sha256=sha256, rows=rows)
+    except ValidationError as error:
+        raise ContractError(f"name={name!r} would leave the artifact; use a plain path below it") from error
+
+
+def _manifest_of(store: ObjectStore, ref: ArtifactRef) -> Manifest:
+    manifest = read_manifest(store, ref.path)
+    if manifest is None:
+        raise _withdrawn(store, ref, "its manifest is missing or damaged")
+    if manifest.digest != ref.digest:
+        # Computed again meanwhile, with other bytes: sound for those who refer to it by its new digest.
+        raise DamagedArtifactError(f"{store.uri(ref.path)} now has other content than the ref names; find it again")
+    return manifest
+
+
 def _fetch_file(store: ObjectStore, ref: ArtifactRef, file: FileEntry, folder: Path) -> None:
     target = folder / file.name
     try:
-        if store.is_local or (target.exists() and target.stat().st_size == file.bytes):
+        if store.is_local:
             found = file_sha256(target)
+        elif target.is_file() and file_sha256(target) == file.sha256:
+            return
         else:
             found = store.get_file(f"{ref.path}/{file.name}", target)
     except FileNotFoundError:
@@ -270,9 +298,13 @@ def _fetch_file(store: ObjectStore, ref: ArtifactRef, file: FileEntry, folder: P
         raise _withdrawn(store, ref, f"{file.name} has other bytes than its manifest says")
 
 
-def _withdrawn(store: ObjectStore, ref: ArtifactRef, reason: str) -> DamagedArtifactError:
+def _withdraw(store: ObjectStore, path: str) -> None:
     try:
-        store.delete(f"{ref.path}/{MANIFEST_NAME}")
+        store.delete(f"{path}/{MANIFEST_NAME}")
     except StorageError:
-        logger.warning("could not withdraw the manifest of %s", ref.path)
+        logger.warning("could not withdraw the manifest of %s", path)
+
+
+def _withdrawn(store: ObjectStore, ref: ArtifactRef, reason: str) -> DamagedArtifactError:
+    _withdraw(store, ref.path)
     return DamagedArtifactError(f"{store.uri(ref.path)} is damaged: {reason}; it will be computed again")

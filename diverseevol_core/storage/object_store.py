@@ -24,6 +24,8 @@ from diverseevol_core.errors import ConfigError, ContractError, StorageError
 
 _COPY_BYTES = 4 << 20
 _TEMPORARY = ".tmp-"
+_CONNECT_SECONDS = 5
+_CONNECT_RETRIES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,11 @@ class ObjectStore:
     def __init__(self, root: str) -> None:
         self.root = checked_root(root)
         try:
-            self._fs, self._base = fsspec.core.url_to_fs(self.root)
+            self._fs, self._base = open_driver(self.root)
         except (ValueError, ImportError, OSError) as error:
             raise ConfigError(
-                f"root={self.root!r} cannot be opened as a store: {error}; use a folder or a URI such as s3://bucket/prefix"
+                f"root={self.root!r} cannot be opened as a store: {error}; "
+                "use a folder or a URI such as s3://bucket/prefix"
             ) from error
         self._base = self._base.rstrip("/")
         self._is_local = "file" in _protocols(self._fs)
@@ -66,7 +69,7 @@ class ObjectStore:
 
     def uri(self, path: str) -> str:
         """Write out the full address of an object."""
-        return f"{self.root.rstrip('/')}/{path}"
+        return f"{self.root}{path}" if self.root.endswith("/") else f"{self.root}/{path}"
 
     def local_path(self, path: str) -> Path | None:
         """Return the file behind an object of a local store, or None for a remote one."""
@@ -150,9 +153,17 @@ class ObjectStore:
         return digest.hexdigest()
 
     def exists(self, path: str) -> bool:
-        """Say whether there is an object at this path."""
+        """Say whether there is an object at this path.
+
+        Raises:
+            StorageError: the store did not answer.
+        """
         with self._errors("look up", path):
-            return bool(self._fs.isfile(self._full(path)))
+            try:
+                # Not `isfile`, which takes every failure for an absence.
+                return bool(self._fs.info(self._full(path))["type"] == "file")
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def objects(self, prefix: str) -> list[ObjectInfo]:
         """List the objects below a prefix, sorted by path; unfinished local writes are left out."""
@@ -165,7 +176,7 @@ class ObjectStore:
         skipped = len(self._base) + 1
         infos = [ObjectInfo(name[skipped:], int(info["size"] or 0)) for name, info in found.items()]
         return sorted(
-            (info for info in infos if _TEMPORARY not in posixpath.basename(info.path)), key=lambda info: info.path
+            (info for info in infos if not posixpath.basename(info.path).startswith(_TEMPORARY)), key=lambda info: info.path
         )
 
     def folders(self, prefix: str) -> list[str]:
@@ -234,16 +245,49 @@ def checked_root(root: str) -> str:
     """Return a store's root in one spelling: local folders absolute, no trailing slash.
 
     Raises:
-        ConfigError: the root is empty or carries credentials.
+        ConfigError: the root is empty, names no bucket or carries credentials.
     """
-    if not root.strip():
-        raise ConfigError("root='' names no store; use a folder or a URI such as s3://bucket/prefix")
-    parts = urlsplit(root)
-    if "@" in parts.netloc:
+    if not root.removeprefix("file://").strip():
+        raise ConfigError(f"root={root!r} names no store; use a folder or a URI such as s3://bucket/prefix")
+    if has_credentials(root):
         raise ConfigError("root carries credentials before '@'; give them to the driver's environment instead")
-    if parts.scheme in {"", "file"} or len(parts.scheme) == 1:
-        return str(Path(root.removeprefix("file://")).expanduser().absolute())
-    return root.rstrip("/") if parts.netloc or parts.scheme != "memory" else root
+    parts = urlsplit(root)
+    is_uri = "://" in root
+    if not is_uri and len(parts.scheme) > 1:
+        raise ConfigError(f"root={root!r} is no URI and no plain folder; write s3://bucket/prefix, or ./ before a folder")
+    if not is_uri or parts.scheme == "file":
+        # The path is normalised because listings come back normalised, and are cut by the length of the root.
+        return os.path.abspath(Path(root.removeprefix("file://")).expanduser())  # noqa: PTH100
+    if not parts.netloc.strip() and parts.scheme in {"s3", "s3a", "gs", "gcs"}:
+        raise ConfigError(f"root={root!r} names no bucket; write {parts.scheme}://bucket/prefix")
+    return root if root.endswith("://") else root.rstrip("/")
+
+
+def has_credentials(uri: str) -> bool:
+    """Say whether a URI, or one that it is chained to, carries a user name or key before `@`."""
+    return any("@" in part.split("/", 1)[0] for part in uri.split("://")[1:])
+
+
+def open_driver(uri: str) -> tuple[Any, str]:
+    """Open the fsspec driver of a URI so that it sees other writers at once and gives up on a dead endpoint soon.
+
+    Args:
+        uri: a local path or any fsspec URI.
+
+    Returns:
+        The driver, and the path that it knows the URI by.
+
+    Raises:
+        ValueError: the URI's scheme is unknown.
+        ImportError: the scheme's driver is not installed.
+    """
+    if not uri.startswith(("s3://", "s3a://")):
+        return fsspec.core.url_to_fs(uri)  # type: ignore[no-any-return]
+    # A remembered listing holds sizes: an object written again by another process would be read short.
+    # botocore's own retries of a connection that times out would add up to minutes.
+    retries = {"max_attempts": _CONNECT_RETRIES}
+    config = {"connect_timeout": _CONNECT_SECONDS, "retries": retries}
+    return fsspec.core.url_to_fs(uri, use_listings_cache=False, config_kwargs=config)  # type: ignore[no-any-return]
 
 
 def file_sha256(path: Path) -> str:

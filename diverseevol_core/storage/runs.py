@@ -40,7 +40,8 @@ def claim_run(store: ObjectStore, run: str, config: RunConfig) -> None:
     if differences:
         lines = "\n".join(f"  {difference}" for difference in differences)
         raise ConfigDriftError(
-            f"run name {run!r} belongs to a run with another config; choose another name or restore the config:\n{lines}"
+            f"run name {run!r} belongs to a run with another config; "
+            f"choose another name or restore the config:\n{lines}"
         )
 
 

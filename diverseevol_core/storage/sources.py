@@ -8,18 +8,18 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-import fsspec
-
 from diverseevol_core.data.demo_pool import demo_pool_from_uri
 from diverseevol_core.data.reading import FileKind, iter_rows
 from diverseevol_core.data.samples import SourceRow
-from diverseevol_core.errors import ConfigError, PoolError, StorageError
+from diverseevol_core.errors import ConfigError, DiverseEvolError, PoolError, StorageError
 from diverseevol_core.fingerprint import fingerprint
+from diverseevol_core.storage.object_store import has_credentials, open_driver
 
 _READ_BYTES = 4 << 20
 _KINDS: dict[str, FileKind] = {
@@ -89,7 +89,7 @@ class _FileSource:
         digests = []
         for path in self.paths:
             digest = hashlib.sha256()
-            with self.fs.open(path, "rb") as file:
+            with _reading(path), self.fs.open(path, "rb") as file:
                 while chunk := file.read(_READ_BYTES):
                     digest.update(chunk)
             digests.append(digest.hexdigest())
@@ -99,7 +99,7 @@ class _FileSource:
         first_row = 0
         for path in self.paths:
             row = -1
-            with self.fs.open(path, "rb") as file:
+            with _reading(path), self.fs.open(path, "rb") as file:
                 for row, source_row in enumerate(iter_rows(file, _kind(path), name=posixpath.basename(path))):
                     yield SourceRow(first_row + row, source_row.fields, source_row.problem, source_row.text)
             first_row += row + 1
@@ -147,10 +147,10 @@ class _HubSource:
 
 
 def _list_files(uri: str) -> tuple[Any, tuple[str, ...]]:
-    if "@" in urlsplit(uri).netloc:
+    if has_credentials(uri):
         raise ConfigError("pool.uri carries credentials before '@'; give them to the driver's environment instead")
     try:
-        fs, path = fsspec.core.url_to_fs(str(Path(uri).expanduser()) if "://" not in uri else uri)
+        fs, path = open_driver(str(Path(uri).expanduser()) if "://" not in uri else uri)
         if fs.isfile(path):
             _kind(path)
             return fs, (path,)
@@ -171,6 +171,22 @@ def _list_files(uri: str) -> tuple[Any, tuple[str, ...]]:
     if not files:
         raise PoolError(f"pool.uri={uri!r} names no {', '.join(_KINDS)} file; check the path")
     return fs, files
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except DiverseEvolError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        if isinstance(error, OSError) and error.errno is None and path.endswith(".parquet"):
+            # Errors of systems and stores carry a number; the Parquet reader's, about damaged pages, do not.
+            raise PoolError(f"{path} cannot be read as Parquet: {reason}; fetch or export it again") from error
+        raise StorageError(
+            f"could not read {path}: {type(error).__name__}: {reason}; check that the store is reachable"
+        ) from error
 
 
 def _kind(path: str) -> FileKind:
