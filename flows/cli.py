@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from diverseevol_core.errors import ConfigError, DiverseEvolError
+from flows.cli_operations import register
 from flows.environment import prepare_environment
 
 app = typer.Typer(
@@ -255,6 +256,9 @@ def ui(
     from flows.serving import serve
 
     raise typer.Exit(serve(prefect_port=prefect_port, mlflow_port=mlflow_port))
+
+
+register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

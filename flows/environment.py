@@ -12,7 +12,7 @@ from pathlib import Path
 
 STATE_FOLDER = Path(".diverseevol")
 
-_QUIET: Mapping[str, str] = {
+QUIET: Mapping[str, str] = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "diverseevol_core,tasks,flows",
@@ -35,7 +35,7 @@ def prepare_environment(root: str | None = None) -> None:
     Args:
         root: store given on the command line; it wins over the environment.
     """
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if root is not None:
         os.environ["DIVERSEEVOL_ROOT"] = root

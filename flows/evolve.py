@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from prefect import flow
+from prefect import flow, tags
 
 from diverseevol_core.errors import DamagedArtifactError
 from flows.evolution_round import evolution_round, prepare_run
+from flows.logging_setup import show_own_logs
 from flows.parameters import EvolveParameters, RoundParameters
+from tasks.run_pages import run_tags, tag_flow_run
 from tasks.tracking import close_evolution
 
 logger = logging.getLogger(__name__)
@@ -29,10 +31,13 @@ def evolve(parameters: EvolveParameters | None = None) -> dict[str, str | int | 
         ConfigError: the config cannot run.
         DamagedArtifactError: artifacts were damaged again and again; the store itself is at fault.
     """
+    show_own_logs()
     chosen = parameters or EvolveParameters()
+    tag_flow_run(chosen.config)
     for repair in range(_DAMAGE_REPAIRS + 1):
         try:
-            _run_rounds(chosen)
+            with tags(*run_tags(chosen.config)):
+                _run_rounds(chosen)
             break
         except DamagedArtifactError as error:
             if repair == _DAMAGE_REPAIRS:

@@ -16,10 +16,13 @@ from pathlib import Path
 import typer
 
 from diverseevol_core.errors import ConfigError
+from flows.deploying import deploy
 from flows.environment import STATE_FOLDER
 from tasks.settings import Settings, load_settings
 
-WORK_POOL = "diverseevol"
+# Leases kept in memory would be forgotten by a restarted server, and their slots never given back.
+SERVER_ENVIRONMENT = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+
 _HOST = "127.0.0.1"
 _START_SECONDS = 180.0
 _STOP_SECONDS = 20.0
@@ -52,16 +55,16 @@ def serve(*, prefect_port: int, mlflow_port: int) -> int:
     services: list[_Service] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        services.append(_start("prefect", _prefect_command(prefect_port), {}))
+        services.append(_start("prefect", _prefect_command(prefect_port), SERVER_ENVIRONMENT))
         services.append(
             _start("mlflow", _mlflow_command(settings, mlflow_port), {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
         )
         _wait(f"{api}/health", services)
         _wait(f"{tracking}/health", services)
         client = {"PREFECT_API_URL": api, "DIVERSEEVOL_TRACKING_URI": tracking}
-        _register_deployments(client)
-        services.append(_start("worker", _worker_command(), client))
-        typer.echo(f"Prefect  http://{_HOST}:{prefect_port}   (deployments evolve/evolve and round/round)")
+        _deploy_to(api, settings.model_copy(update={"tracking_uri": tracking, "scratch": settings.scratch_folder}))
+        services.append(_start("worker", _worker_command(settings), client))
+        typer.echo(f"Prefect  http://{_HOST}:{prefect_port}   (deployments evolve, round, evaluate and export)")
         typer.echo(f"MLflow   {tracking}/?workflowType=machine_learning")
         typer.echo(f"Store    {settings.root}")
         typer.echo(f"Logs     {_log_folder()}")
@@ -71,6 +74,13 @@ def serve(*, prefect_port: int, mlflow_port: int) -> int:
         return 0
     finally:
         _stop(services)
+
+
+def _deploy_to(api: str, settings: Settings) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api}):
+        deploy(settings, is_shared=False)
 
 
 def _prefect_command(port: int) -> list[str]:
@@ -84,22 +94,8 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _worker_command() -> list[str]:
-    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
-
-
-def _register_deployments(environment: dict[str, str]) -> None:
-    prefect_file = Path(__file__).parent.parent / "deployments" / "prefect.yaml"
-    commands = (
-        ["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)],
-    )
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", *command], env=os.environ | environment, capture_output=True, check=False
-        )
-        if done.returncode:
-            raise ConfigError(f"prefect {command[0]} failed: {done.stderr.decode()[-2000:].strip()}")
+def _worker_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", settings.work_pool, "--type", "process"]
 
 
 def _start(name: str, command: list[str], environment: dict[str, str]) -> _Service:

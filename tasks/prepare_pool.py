@@ -11,6 +11,7 @@ from diverseevol_core.data.pool import prepare_pool as prepare
 from diverseevol_core.models.loading import load_tokenizer
 from diverseevol_core.storage.artifacts import ArtifactWriter
 from diverseevol_core.storage.sources import open_source
+from tasks.allowed_sources import check_pool_source
 from tasks.base_model import base_model_folder
 from tasks.caching import cached_step
 from tasks.progress import progress
@@ -23,9 +24,11 @@ def digest_source(uri: str) -> str:
     """Name the content of the pool's source.
 
     Raises:
+        ConfigError: it lies where this worker may not read.
         PoolError: there is nothing at the URI.
         StorageError: its store did not answer.
     """
+    check_pool_source(current_workspace().settings, uri)
     return open_source(uri).digest()
 
 

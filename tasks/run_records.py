@@ -20,6 +20,7 @@ from diverseevol_core.errors import ConfigError, DamagedArtifactError
 from diverseevol_core.storage.artifacts import read_manifest, read_summary
 from diverseevol_core.storage.runs import claim_run as claim
 from diverseevol_core.storage.runs import read_round, require_round, write_round
+from tasks.allowed_sources import check_model_source, check_pool_source
 from tasks.pool_reading import read_pool_summary
 from tasks.select_samples import strategy_of
 from tasks.workspace import current_workspace
@@ -30,11 +31,14 @@ def claim_run(run: str, config: RunConfig) -> None:
     """Check the name, the strategy and the store, and give the name to this config.
 
     Raises:
-        ConfigError: the name is no slug or the strategy is unknown.
+        ConfigError: the name is no slug, the strategy is unknown, or a source lies where this worker may not read.
         ConfigDriftError: the name belongs to another config.
         StorageError: the store cannot be written.
     """
-    store = current_workspace().store
+    workspace = current_workspace()
+    store = workspace.store
+    check_pool_source(workspace.settings, config.pool.uri)
+    check_model_source(workspace.settings, config.model.name)
     strategy_of(config.selection)
     store.probe()
     claim(store, run, config)

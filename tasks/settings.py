@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     scratch: Path = Field(Path(".diverseevol/scratch"), description="Local folder for unfinished work; safe to delete.")
     cache: Path = Field(Path("~/.cache/diverseevol"), description="Local folder for converted models; safe to delete.")
     device: str = Field("auto", description="torch device; `auto` takes the first GPU and else the CPU.")
+    embedding_devices: str = Field(
+        "",
+        description="Devices that embed and score parts of a pool side by side, such as `cuda:0,cuda:1`; empty takes "
+        "all GPUs when `device` is `auto`, and else that device.",
+    )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads for model work; 0 leaves torch's default.")
     batch_tokens: Annotated[int, Field(ge=16)] = Field(
         1024, description="Padded tokens in a batch of embedding or evaluation; raise it on a GPU."
@@ -53,6 +58,27 @@ class Settings(BaseSettings):
     )
     mlflow_timeout_seconds: Annotated[int, Field(ge=1)] = Field(
         10, description="How long to wait for an MLflow server before a round goes on without it."
+    )
+    mlflow_ui: str | None = Field(
+        None, description="Address of MLflow for people's browsers, used in links; empty takes the tracking server's."
+    )
+    work_pool: str = Field("diverseevol", min_length=1, description="Prefect work pool of the deployments.")
+    work_pool_limit: Annotated[int, Field(ge=1)] = Field(
+        1, description="Runs that the work pool starts at once, over all its workers."
+    )
+    gpu_slots: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Training, embedding and evaluation steps at once, over all runs of the Prefect server; 0 sets no "
+        "limit. The slot of a crashed step frees itself.",
+    )
+    crashed_after_seconds: Annotated[int, Field(ge=60)] = Field(
+        150, description="A run that sent no heartbeat (one every 30 s) for so long is marked as crashed."
+    )
+    allowed_sources: str = Field(
+        "",
+        description="Where pools and base models may come from: prefixes with commas between them, such as "
+        "`demo://,package://,hub://HuggingFaceTB/,s3://bucket/pools/,/srv/models/`; empty allows everything. Set it "
+        "on workers that several people use.",
     )
 
     @field_validator("tracking_uri")

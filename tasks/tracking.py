@@ -135,8 +135,44 @@ def flat_metrics(record: RoundRecord) -> dict[str, float]:
     return metrics
 
 
+def round_links(workspace: Workspace, run: str, config: RunConfig) -> dict[int, str]:
+    """Find the pages of a run's rounds in MLflow's web interface.
+
+    Returns:
+        Round -> address; empty where MLflow has no address that a browser could open.
+    """
+    settings = workspace.settings
+    base = settings.mlflow_ui or (settings.tracking_uri if settings.tracking_uri.startswith("http") else None)
+    if base is None:
+        return {}
+    client = _client(workspace.settings)
+    experiment_id = _experiment_id(client, settings)
+    parents = _runs(client, experiment_id, _evolution_tags(workspace, run, config))
+    rounds = _runs(client, experiment_id, {"parent": parents[0].info.run_id}) if parents else []
+    page = f"{safe_uri(base).rstrip('/')}/#/experiments/{experiment_id}/runs"
+    return {
+        int(found.data.tags[f"{_TAG}round"]): f"{page}/{found.info.run_id}?workflowType=machine_learning"
+        for found in rounds
+    }
+
+
+def check_tracking(settings: Settings) -> str:
+    """Ask MLflow for its experiment.
+
+    Returns:
+        What answered.
+
+    Raises:
+        Exception: whatever MLflow's client raises when nothing answers.
+    """
+    client = _client(settings)
+    experiment = client.get_experiment_by_name(settings.experiment)
+    state = f"holds experiment {settings.experiment}" if experiment else f"has no experiment {settings.experiment} yet"
+    return f"{safe_uri(settings.tracking_uri)} answers and {state}"
+
+
 def _publish(workspace: Workspace, record: RoundRecord, config: RunConfig) -> tuple[TrackedRound, bool]:
-    client = _client(workspace)
+    client = _client(workspace.settings)
     parent = _parent_run(client, workspace, record.run, config)
     digest = fingerprint(record.model_dump(mode="json"))
     earlier = _runs(client, parent.info.experiment_id, {"parent": parent.info.run_id, "round": str(record.round)})
@@ -171,7 +207,7 @@ def _publish(workspace: Workspace, record: RoundRecord, config: RunConfig) -> tu
 
 
 def _close(workspace: Workspace, run: str, config: RunConfig) -> str | None:
-    client = _client(workspace)
+    client = _client(workspace.settings)
     records = [read_round(workspace.store, run, number) for number in range(config.selection.rounds + 1)]
     finished = [record for record in records if record is not None]
     parent = _parent_run(client, workspace, run, config)
@@ -190,8 +226,7 @@ def _close(workspace: Workspace, run: str, config: RunConfig) -> str | None:
     return parent_id
 
 
-def _client(workspace: Workspace) -> MlflowClient:
-    settings = workspace.settings
+def _client(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(settings.mlflow_timeout_seconds))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -214,7 +249,7 @@ def _experiment_id(client: MlflowClient, settings: Settings) -> str:
 
 def _parent_run(client: MlflowClient, workspace: Workspace, run: str, config: RunConfig) -> Run:
     experiment_id = _experiment_id(client, workspace.settings)
-    tags = {"kind": "evolution", "run": run, "config": config.fingerprint, "root": workspace.store.root}
+    tags = _evolution_tags(workspace, run, config)
     found = _runs(client, experiment_id, tags)
     if found:
         return found[0]
@@ -225,6 +260,10 @@ def _parent_run(client: MlflowClient, workspace: Workspace, run: str, config: Ru
     )
     _log_params(client, created.info.run_id, config.model_dump(mode="json"))
     return client.get_run(created.info.run_id)
+
+
+def _evolution_tags(workspace: Workspace, run: str, config: RunConfig) -> dict[str, str]:
+    return {"kind": "evolution", "run": run, "config": config.fingerprint, "root": workspace.store.root}
 
 
 def _runs(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:

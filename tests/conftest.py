@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,10 +67,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test's files in its own folder, whatever the developer's environment says."""
-    from tasks import workspace
-
     for name in [name for name in os.environ if name.startswith("DIVERSEEVOL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DIVERSEEVOL_ROOT", str(tmp_path / "store"))
@@ -80,9 +77,6 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setenv("DIVERSEEVOL_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("DIVERSEEVOL_ARTIFACT_ROOT", str(tmp_path / "mlflow-artifacts"))
     monkeypatch.setenv("DIVERSEEVOL_LOG_MODELS", "none")
-    token = workspace._current.set(None)
-    yield
-    workspace._current.reset(token)
 
 
-pytest_plugins = ["tests.s3_servers"]
+pytest_plugins = ["tests.s3_servers", "tests.prefect_servers"]

@@ -11,9 +11,10 @@ import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,10 +31,11 @@ _CONNECT_RETRIES = 1
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One stored object: its path below the root and its size."""
+    """One stored object: its path below the root, its size and, where the store tells it, when it was written."""
 
     path: str
     bytes: int
+    modified: datetime | None = field(default=None, compare=False)
 
 
 class ObjectStore:
@@ -167,17 +169,27 @@ class ObjectStore:
 
     def objects(self, prefix: str) -> list[ObjectInfo]:
         """List the objects below a prefix, sorted by path; unfinished local writes are left out."""
-        with self._errors("list", prefix):
+        return _finished(self._listed(self._full(prefix), prefix))
+
+    def all_objects(self) -> list[ObjectInfo]:
+        """List every object of the store, sorted by path; unfinished local writes are left out."""
+        return _finished(self._listed(self._base, "all of it"))
+
+    def unfinished_writes(self) -> list[ObjectInfo]:
+        """List what interrupted writes left behind, sorted by path; stores other than folders leave nothing visible."""
+        infos = self._listed(self._base, "all of it") if self._is_local else []
+        return [info for info in infos if posixpath.basename(info.path).startswith(_TEMPORARY)]
+
+    def _listed(self, place: str, name: str) -> list[ObjectInfo]:
+        with self._errors("list", name):
             self._fs.invalidate_cache()
             try:
-                found: dict[str, Any] = self._fs.find(self._full(prefix), detail=True)
+                found: dict[str, Any] = self._fs.find(place, detail=True)
             except FileNotFoundError:
                 return []
         skipped = len(self._base) + 1
-        infos = [ObjectInfo(name[skipped:], int(info["size"] or 0)) for name, info in found.items()]
-        return sorted(
-            (info for info in infos if not posixpath.basename(info.path).startswith(_TEMPORARY)), key=lambda info: info.path
-        )
+        infos = [ObjectInfo(name[skipped:], int(info["size"] or 0), _modified(info)) for name, info in found.items()]
+        return sorted(infos, key=lambda info: info.path)
 
     def folders(self, prefix: str) -> list[str]:
         """List the names directly below a prefix that hold further objects, sorted."""
@@ -199,6 +211,28 @@ class ObjectStore:
             except FileNotFoundError:
                 return
 
+    def remove_empty_folders(self, path: str) -> None:
+        """Remove the folders at and above a path of a local store that hold nothing; others have no folders."""
+        folder = self.local_path(path)
+        while folder is not None and folder != Path(self._base):
+            _remove_if_empty(folder)
+            folder = folder.parent
+
+    def keeps_first_write(self) -> bool:
+        """Say whether the store refuses a write that must not replace an object (a conditional put).
+
+        Raises:
+            StorageError: the store did not answer.
+        """
+        path = f"probe/{secrets.token_hex(8)}"
+        self.write_bytes(path, b"first")
+        with self._errors("write", path), suppress(FileExistsError, NotImplementedError):
+            self._fs.pipe_file(self._full(path), b"second", mode="create")
+        kept = self.read_bytes(path) == b"first"
+        self.delete(path)
+        self.remove_empty_folders("probe")
+        return kept
+
     def probe(self) -> None:
         """Write, read back and delete a small object, so that a run fails before it computes anything.
 
@@ -210,8 +244,7 @@ class ObjectStore:
         if self.read_bytes(path) != content:
             raise StorageError(f"root={self.root!r} returned other bytes than were written; check the store")
         self.delete(path)
-        if self._is_local:
-            _remove_if_empty(Path(self._full("probe")))
+        self.remove_empty_folders("probe")
 
     def _full(self, path: str) -> str:
         normal = posixpath.normpath(path)
@@ -229,8 +262,8 @@ class ObjectStore:
             raise
         except PermissionError as error:
             raise StorageError(
-                f"could not {verb} {self.uri(path)}: permission denied ({_first_line(error)}); check the credentials or "
-                "choose another root"
+                f"could not {verb} {self.uri(path)}: permission denied ({_first_line(error)}); "
+                "check the credentials or choose another root"
             ) from error
         except (StorageError, ContractError):
             raise
@@ -254,7 +287,9 @@ def checked_root(root: str) -> str:
     parts = urlsplit(root)
     is_uri = "://" in root
     if not is_uri and len(parts.scheme) > 1:
-        raise ConfigError(f"root={root!r} is no URI and no plain folder; write s3://bucket/prefix, or ./ before a folder")
+        raise ConfigError(
+            f"root={root!r} is no URI and no plain folder; write s3://bucket/prefix, or ./ before a folder"
+        )
     if not is_uri or parts.scheme == "file":
         # The path is normalised because listings come back normalised, and are cut by the length of the root.
         return os.path.abspath(Path(root.removeprefix("file://")).expanduser())  # noqa: PTH100
@@ -320,6 +355,20 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
     except OSError:
         return
+
+
+def _finished(infos: list[ObjectInfo]) -> list[ObjectInfo]:
+    return [info for info in infos if not posixpath.basename(info.path).startswith(_TEMPORARY)]
+
+
+def _modified(info: Mapping[str, Any]) -> datetime | None:
+    """Read the time of writing from a listing: drivers name it and spell it each in their own way."""
+    time = info.get("LastModified") or info.get("mtime") or info.get("created")
+    if isinstance(time, int | float):
+        return datetime.fromtimestamp(time, UTC)
+    if isinstance(time, datetime):
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return None
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""One real Prefect server for all flow tests, and configs small enough for them."""
+"""Configs small enough for the tests of flows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,7 @@ from diverseevol_core.config import RunConfig
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """Start a temporary Prefect server once; it takes about ten seconds."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
-
-
-@pytest.fixture
-def small_config(tiny_model: Path) -> Callable[..., RunConfig]:
+def make_config(tiny_model: Path) -> Callable[..., RunConfig]:
     """Make configs of a run that takes a few seconds; keyword arguments replace whole groups' fields."""
 
     def make(**groups: dict[str, object]) -> RunConfig:
@@ -38,3 +27,9 @@ def small_config(tiny_model: Path) -> Callable[..., RunConfig]:
         return RunConfig.model_validate(content)
 
     return make
+
+
+@pytest.fixture
+def small_config(make_config: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
+    """Make configs, under the name that tests read best with."""
+    return make_config
