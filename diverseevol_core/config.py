@@ -18,6 +18,7 @@ PoolFormat = Literal["auto", "alpaca", "prompt_completion", "messages", "convers
 PromptTemplate = Literal["auto", "alpaca", "chat"]
 Dtype = Literal["float32", "bfloat16"]
 Pooling = Literal["mean", "last_token", "answer_mean"]
+ScorePositions = Literal["all", "answer"]
 Scheduler = Literal["cosine", "linear", "constant"]
 Metric = Literal["euclidean", "cosine"]
 
@@ -98,6 +99,16 @@ class EmbeddingConfig(_Config):
     dtype: Dtype = Field("float32", description="Number format of the forward pass; vectors are stored as float32.")
 
 
+class ScoringConfig(_Config):
+    """How a sample gets its scores; the forward pass is that of the embedding, with the same dtype."""
+
+    positions: ScorePositions = Field(
+        "all",
+        description="Positions that a sample's score is the mean over: `all`, prompt included, as published, or those "
+        "that predict its `answer`. Scores are computed only for strategies that ask for them.",
+    )
+
+
 class SelectionConfig(_Config):
     """Which samples each round adds."""
 
@@ -107,8 +118,25 @@ class SelectionConfig(_Config):
     budget: PositiveCount = Field(100, description="Samples added by each later round.")
     rounds: Count = Field(10, le=1000, description="Rounds after round 0; 10 means eleven models.")
     whiten_components: PositiveCount | None = Field(
-        None,
-        description="Whiten the embeddings to this many components, then normalise; empty leaves them as they are.",
+        None, description="Whiten the embeddings to this many components, then normalise; empty leaves them alone."
+    )
+    pca_components: PositiveCount | None = Field(
+        None, description="Rotate the embeddings to this many principal components; empty leaves them alone."
+    )
+    trim_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Share of candidates left out as outliers, by distance to their k-th neighbour."
+    )
+    trim_neighbours: PositiveCount = Field(10, description="That k.")
+    weight_column: str | None = Field(
+        None, description="Score column that multiplies distances, such as entropy_nats; empty weighs all alike."
+    )
+    quota_by_source: bool = Field(
+        False, description="Split each budget over the pool's sources in proportion to their candidates."
+    )
+    vendi_draws: PositiveCount = Field(10, description="Random draws of which strategy `vendi` keeps the most diverse.")
+    facility_neighbours: PositiveCount = Field(64, description="Neighbours a row covers in `facility_location`.")
+    kmeans_clusters: PositiveCount | None = Field(
+        None, description="Clusters of `kmeans_quota`; empty takes the square root of the pool."
     )
 
 
@@ -138,6 +166,7 @@ class RunConfig(_Config):
     model: ModelConfig = Field(default_factory=ModelConfig, description="The base model.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="Training of a round's checkpoint.")
     embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="From sample to vector.")
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="From sample to scores.")
     selection: SelectionConfig = Field(default_factory=SelectionConfig, description="Choice of samples.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Measurements of a round.")
 

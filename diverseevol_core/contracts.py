@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-StepName = Literal["pool", "select", "train", "embed", "evaluate", "diversity"]
+StepName = Literal["pool", "select", "train", "embed", "score", "evaluate", "diversity"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -128,11 +128,20 @@ class TrainingSummary(Value):
 
 
 class EmbeddingSummary(Value):
-    """Shape and cost of an embedded pool."""
+    """Shape and cost of an embedded pool; `reused_rows` were taken from an earlier one of the same model."""
 
     rows: int
     dim: int
     tokens: int
+    reused_rows: int = 0
+
+
+class ScoresSummary(Value):
+    """Shape of a scored pool and the mean of each column; `ifd` is among them only where it was computed."""
+
+    rows: int
+    tokens: int
+    means: dict[str, float]
 
 
 class SelectionSummary(Value):
@@ -225,13 +234,14 @@ class DiversitySummary(Value):
 
 
 class RoundRefs(Value):
-    """The artifacts that make up a round; `embeddings` are those its selection was made in."""
+    """The artifacts that make up a round; its selection was made in `embeddings` and by `scores`, if it used them."""
 
     pool: ArtifactRef
     selection: ArtifactRef
     checkpoint: ArtifactRef
     evaluation: ArtifactRef
     embeddings: ArtifactRef | None = None
+    scores: ArtifactRef | None = None
     diversity: ArtifactRef | None = None
 
 

@@ -28,3 +28,18 @@ HELD_OUT_LIKELIHOOD = pa.schema(
         pa.field("answer_bytes", pa.int32(), nullable=False),
     ]
 )
+
+SCORES = pa.schema(
+    [
+        pa.field("pool_row", pa.int32(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("max_logit", pa.float64(), nullable=False),
+        pa.field("max_probability", pa.float64(), nullable=False),
+        pa.field("logit_margin", pa.float64(), nullable=False),
+        pa.field("entropy_nats", pa.float64(), nullable=False),
+        pa.field("perplexity", pa.float64(), nullable=False),
+        pa.field("ifd", pa.float64()),
+        pa.field("answer_tokens", pa.int32(), nullable=False),
+    ]
+)
+SCORE_COLUMNS = tuple(SCORES.names[2:])

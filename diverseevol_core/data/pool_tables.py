@@ -205,6 +205,12 @@ class TokenTable:
         """Tokens of each row: `(n_pool,)`, int32."""
         return np.diff(self.offsets).astype(np.int32)
 
+    @property
+    def n_trained(self) -> NDArray[np.int64]:
+        """Trained tokens of each row: `(n_pool,)`, int64."""
+        counts: NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(self.is_trained)])[self.offsets])
+        return counts.astype(np.int64)
+
     def rows(self, pool_rows: Sequence[int] | NDArray[np.integer]) -> list[TokenRow]:
         """Look rows up without copying their tokens.
 

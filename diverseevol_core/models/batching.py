@@ -91,9 +91,12 @@ def pad_rows(tokens: TokenTable, rows: Sequence[int] | np.ndarray, device: str) 
         input_ids[position, : end - begin] = tokens.input_ids[begin:end]
         is_trained[position, : end - begin] = tokens.is_trained[begin:end]
         mask[position, : end - begin] = 1
-    return PaddedBatch(
-        chosen,
-        torch.from_numpy(input_ids).to(device, non_blocking=True),
-        torch.from_numpy(mask).to(device, non_blocking=True),
-        torch.from_numpy(is_trained).to(device, non_blocking=True),
-    )
+    return PaddedBatch(chosen, _moved(input_ids, device), _moved(mask, device), _moved(is_trained, device))
+
+
+def _moved(values: np.ndarray, device: str) -> Tensor:
+    """Copy to the device; only from pinned memory does the copy to a GPU run beside its computations."""
+    tensor = torch.from_numpy(values)
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

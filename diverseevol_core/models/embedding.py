@@ -16,7 +16,8 @@ from torch import Tensor
 from diverseevol_core.config import Pooling
 from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import ContractError, ModelError
-from diverseevol_core.models.batching import PaddedBatch, pad_rows, plan_batches
+from diverseevol_core.models.batching import PaddedBatch
+from diverseevol_core.models.forward import last_states, run_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,11 +39,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     Reference:
         Wu et al. 2023, arXiv:2311.08182, section 3; tokens of prompt and answer alike.
     """
-    weights = mask.to(torch.float32)
-    counts = weights.sum(dim=1, keepdim=True)
-    if bool((counts == 0).any()):
-        raise ContractError("a sample has no token to pool over; its mask is all zero")
-    return torch.einsum("bsd,bs->bd", hidden.to(torch.float32), weights) / counts
+    _check_mask(mask)
+    return _mean(hidden, mask)
 
 
 def last_token_pool(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -58,10 +56,8 @@ def last_token_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ContractError: a sample has no unmasked token.
     """
-    last = mask.sum(dim=1) - 1
-    if bool((last < 0).any()):
-        raise ContractError("a sample has no token to pool over; its mask is all zero")
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].to(torch.float32)
+    _check_mask(mask)
+    return _last(hidden, mask)
 
 
 def pool_states(hidden: Tensor, batch: PaddedBatch, pooling: Pooling) -> Tensor:
@@ -78,9 +74,39 @@ def pool_states(hidden: Tensor, batch: PaddedBatch, pooling: Pooling) -> Tensor:
     Raises:
         ContractError: a sample has no token of the wanted kind.
     """
+    _check_mask(batch.is_trained if pooling == "answer_mean" else batch.attention_mask)
+    return pooled(hidden, batch, pooling)
+
+
+def pooled(hidden: Tensor, batch: PaddedBatch, pooling: Pooling) -> Tensor:
+    """Do as `pool_states` without looking at the masks, which would make the host wait for a GPU.
+
+    Args:
+        hidden: `(batch, seq, dim)`, any float dtype.
+        batch: the batch the states belong to; `check_poolable` has passed its rows.
+        pooling: see `pool_states`.
+
+    Returns:
+        `(batch, dim)`, float32.
+    """
     if pooling == "last_token":
-        return last_token_pool(hidden, batch.attention_mask)
-    return mean_pool(hidden, batch.attention_mask if pooling == "mean" else batch.is_trained)
+        return _last(hidden, batch.attention_mask)
+    return _mean(hidden, batch.attention_mask if pooling == "mean" else batch.is_trained)
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(torch.float32)
+    return torch.einsum("bsd,bs->bd", hidden.to(torch.float32), weights) / weights.sum(dim=1, keepdim=True)
+
+
+def _last(hidden: Tensor, mask: Tensor) -> Tensor:
+    last = mask.sum(dim=1) - 1
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].to(torch.float32)
+
+
+def _check_mask(mask: Tensor) -> None:
+    if not bool((mask != 0).any(dim=1).all()):
+        raise ContractError("a sample has no token to pool over; its mask is all zero")
 
 
 def embed_rows(
@@ -109,30 +135,59 @@ def embed_rows(
 
     Raises:
         ContractError: there are no rows, or a row has no token to pool over.
-        ModelError: the model returned a value that is not finite.
+        ModelError: the model returned a value that is not finite, or a single row does not fit into memory.
     """
-    transformer = model.base_model
-    vectors: np.ndarray | None = None
-    n_done = 0
-    with torch.inference_mode():
-        for positions in plan_batches(tokens.n_tokens[rows], batch_tokens):
-            batch = pad_rows(tokens, rows[positions], device)
-            hidden = transformer(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).last_hidden_state
-            pooled = pool_states(hidden, batch, pooling).cpu().numpy()
-            if vectors is None:
-                vectors = np.empty((rows.size, pooled.shape[1]), np.float32)
-            vectors[positions] = pooled
-            n_done += positions.size
-            if on_rows is not None:
-                on_rows(n_done)
-    if vectors is None:
+    if rows.size == 0:
         raise ContractError("rows is empty; nothing to embed")
+    check_poolable(tokens, rows, pooling)
+
+    def work(batch: PaddedBatch) -> dict[str, Tensor]:
+        return {"embedding": pooled(last_states(model, batch), batch, pooling)}
+
+    vectors = np.empty((rows.size, 0), np.float32)
+    with torch.inference_mode():
+        batches = run_batches(tokens, rows, work, batch_tokens=batch_tokens, device=device, on_rows=on_rows)
+        for positions, found in batches:
+            if vectors.shape[1] == 0:
+                vectors = np.empty((rows.size, found["embedding"].shape[1]), np.float32)
+            vectors[positions] = found["embedding"]
+    check_finite(vectors, rows)
+    return vectors
+
+
+def check_poolable(tokens: TokenTable, rows: np.ndarray, pooling: Pooling) -> None:
+    """Refuse rows without a token to pool over, before anything runs.
+
+    Args:
+        tokens: the table.
+        rows: `(n,)` table rows.
+        pooling: see `pool_states`.
+
+    Raises:
+        ContractError: a row has no token of the wanted kind.
+    """
+    counts = tokens.n_trained[rows] if pooling == "answer_mean" else tokens.n_tokens[rows]
+    empty = rows[counts == 0]
+    if empty.size:
+        raise ContractError(
+            f"{empty.size} rows have no token to pool over with embedding.pooling={pooling}, first {int(empty[0])}; "
+            "remove these samples or use another pooling"
+        )
+
+
+def check_finite(vectors: np.ndarray, rows: np.ndarray) -> None:
+    """Refuse embeddings with values that are not finite.
+
+    Args:
+        vectors: `(n, dim)` floats.
+        rows: `(n,)` the table rows they belong to.
+
+    Raises:
+        ModelError: a row holds NaN or infinity.
+    """
     bad_rows = rows[~np.isfinite(vectors).all(axis=1)]
     if bad_rows.size:
         raise ModelError(
             f"the model gave embeddings that are not finite for {bad_rows.size} rows, first {int(bad_rows[0])}; "
             "use embedding.dtype=float32 or a lower training.learning_rate"
         )
-    return vectors

@@ -76,8 +76,11 @@ class ArtifactWriter:
         self._store.write_bytes(f"{self._identity.path}/{name}", content)
         self._files[name] = entry
 
-    def add_file(self, name: str, source: Path, rows: int | None = None) -> None:
+    def add_file(self, name: str, source: Path, rows: int | None = None) -> FileEntry:
         """Write one file from a finished local file, which must not change afterwards.
+
+        Returns:
+            What was written, for `adopt`.
 
         Raises:
             ContractError: the name leads out of the artifact.
@@ -86,6 +89,24 @@ class ArtifactWriter:
         entry = _file_entry(name, source.stat().st_size, file_sha256(source), rows)
         self._store.put_file(f"{self._identity.path}/{name}", source)
         self._files[name] = entry
+        return entry
+
+    def adopt(self, entry: FileEntry) -> bool:
+        """Take a file that an earlier attempt wrote, when its bytes are still those.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            StorageError: the store did not answer.
+        """
+        try:
+            is_sound = self._store.sha256(f"{self._identity.path}/{entry.name}") == entry.sha256
+        except FileNotFoundError:
+            return False
+        if is_sound:
+            self._files[entry.name] = entry
+        return is_sound
 
     def add_summary(self, summary: BaseModel) -> None:
         """Write the step's summary as readable JSON."""

@@ -23,7 +23,7 @@ poolings = pytest.mark.parametrize("pooling", get_args(Pooling))
 
 
 def one_by_one(model: Any, tokens: TokenTable, row: int, pooling: Pooling) -> np.ndarray:
-    """Embed one row alone, without mask or padding, pooled in float64 from the states that transformers itself calls last."""
+    """Embed one row alone, without mask or padding, from the states that transformers calls last, in float64."""
     token_row = tokens.rows([row])[0]
     with torch.no_grad():
         output = model(input_ids=torch.tensor(token_row.input_ids[None].astype(np.int64)), output_hidden_states=True)
@@ -106,9 +106,7 @@ def test_rows_asked_for_twice_get_their_vector_twice(tiny: Any, random_tokens: T
 
 def test_progress_ends_at_the_number_of_rows(tiny: Any, random_tokens: TokenTable):
     seen: list[int] = []
-    embed_rows(
-        tiny, random_tokens, np.arange(9), pooling="mean", batch_tokens=60, device="cpu", on_rows=seen.append
-    )
+    embed_rows(tiny, random_tokens, np.arange(9), pooling="mean", batch_tokens=60, device="cpu", on_rows=seen.append)
     assert seen == sorted(set(seen))
     assert seen[-1] == 9
 
