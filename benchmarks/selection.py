@@ -3,7 +3,7 @@
     python benchmarks/selection.py                         # the quick grid on synthetic data
     python benchmarks/selection.py --embeddings X.npy      # your own (n_pool, dim) float32 matrix
     python benchmarks/selection.py --group stream shards vendi layout
-    python benchmarks/selection.py --peers DIR             # a folder for `pip install --target DIR fpsample skmatter gudhi`
+    python benchmarks/selection.py --all --peers DIR       # after `pip install --target DIR fpsample skmatter`
 
 Engines of one case run in turn (A, B, C, A, B, C, ...) in one process with the same thread count; medians are printed.
 """

@@ -99,7 +99,9 @@ def _check_keys(value: object) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ContractError(f"key {key!r} cannot be fingerprinted; keys should be str, not {type(key).__name__}")
+                raise ContractError(
+                    f"key {key!r} cannot be fingerprinted; keys should be str, not {type(key).__name__}"
+                )
             _check_keys(item)
     elif isinstance(value, (list, tuple)):
         for item in value:

@@ -63,7 +63,7 @@ def tree() -> str:
     lines: list[str] = []
     folder: Path | None = None
     for path in paths:
-        if not path.exists() or path.name == "__init__.py" and not path.read_text().strip():
+        if not path.exists():
             continue
         if path.parent != folder:
             folder = path.parent

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from prefect import flow
 
 from diverseevol_core.config import RunConfig
 from diverseevol_core.contracts import ArtifactRef, RoundRefs
 from diverseevol_core.errors import ConfigError
+from flows.logging_setup import show_own_logs
 from flows.parameters import PreparedRun, RoundParameters
 from tasks.base_model import resolve_base_model
 from tasks.embed_pool import embed_pool
 from tasks.evaluate_checkpoint import evaluate_checkpoint
 from tasks.measure_diversity import measure_diversity
 from tasks.prepare_pool import digest_source, prepare_pool
+from tasks.run_pages import show_rounds, tag_flow_run
 from tasks.run_records import check_plan, claim_run, read_previous_round, record_round
-from tasks.select_samples import needs_embeddings, select_initial, select_samples
+from tasks.score_pool import score_pool
+from tasks.select_samples import needed_scores, needs_embeddings, select_initial, select_samples
 from tasks.step_inputs import (
     DiversityInput,
     EmbedInput,
     EvaluationInput,
     InitialSelectionInput,
     PoolInput,
+    ScoreInput,
     SelectionInput,
     TrainInput,
 )
@@ -72,13 +77,15 @@ def evolution_round(parameters: RoundParameters) -> dict[str, str | int]:
         ConfigError: the run has no such round.
         DamagedArtifactError: the round before is missing or damaged.
     """
+    show_own_logs()
     config, number = parameters.config, parameters.round
+    tag_flow_run(config)
     if number > config.selection.rounds:
         raise ConfigError(
             f"round={number} is beyond selection.rounds={config.selection.rounds}; choose a round of the run"
         )
     prepared = parameters.prepared or prepare_run(parameters.name, config)
-    embeddings, selection = _choose(parameters.name, config, number, prepared)
+    chosen_in, selection = _choose(parameters.name, config, number, prepared)
     checkpoint = train_checkpoint(
         TrainInput(
             base=prepared.base,
@@ -97,43 +104,64 @@ def evolution_round(parameters: RoundParameters) -> dict[str, str | int]:
         selection=selection,
         checkpoint=checkpoint,
         evaluation=evaluation,
-        embeddings=embeddings,
+        embeddings=chosen_in.embeddings,
+        scores=chosen_in.scores,
         diversity=_measure(config, prepared, selection) if config.evaluation.diversity else None,
     )
     record = record_round(parameters.name, config, number, refs)
     published = publish_round(record, config, return_state=True)
     if published.is_failed():
         logger.error("round %d is stored but not in MLflow: %s", number, published.message)
+    show_rounds(parameters.name, config, with_links=not published.is_failed())
     return {"run": parameters.name, "round": number, "checkpoint_digest": checkpoint.digest}
 
 
-def _choose(run: str, config: RunConfig, number: int, prepared: PreparedRun) -> tuple[ArtifactRef | None, ArtifactRef]:
+@dataclass(frozen=True, slots=True)
+class _ChosenIn:
+    """What a selection was made in."""
+
+    embeddings: ArtifactRef | None = None
+    scores: ArtifactRef | None = None
+
+
+def _choose(run: str, config: RunConfig, number: int, prepared: PreparedRun) -> tuple[_ChosenIn, ArtifactRef]:
     if number == 0:
         size = config.selection.initial_size
-        return None, select_initial(InitialSelectionInput(pool=prepared.pool, initial_size=size, seed=config.seed))
+        initial = InitialSelectionInput(pool=prepared.pool, initial_size=size, seed=config.seed)
+        return _ChosenIn(), select_initial(initial)
     previous = read_previous_round(run, config, number)
-    embeddings = None
-    if needs_embeddings(config.selection):
-        embeddings = embed_pool(
-            EmbedInput(
-                base=prepared.base,
-                checkpoint=previous.checkpoint,
-                pool=prepared.pool,
-                embedding=config.embedding,
-                seed=config.seed,
-            )
-        )
+    tables = _look_at_pool(config, prepared, previous.checkpoint)
     selection = select_samples(
         SelectionInput(
             pool=prepared.pool,
             selected=previous.selection,
-            embeddings=embeddings,
+            embeddings=tables.embeddings,
+            scores=tables.scores,
             selection=config.selection,
             round=number,
             seed=config.seed,
         )
     )
-    return embeddings, selection
+    return tables, selection
+
+
+def _look_at_pool(config: RunConfig, prepared: PreparedRun, checkpoint: ArtifactRef) -> _ChosenIn:
+    """Score and embed the pool as far as the strategy needs it; scoring comes first, because it embeds on the way."""
+    columns = needed_scores(config.selection)
+    is_embedding_wanted = needs_embeddings(config.selection)
+    score_input = ScoreInput(
+        base=prepared.base,
+        checkpoint=checkpoint,
+        pool=prepared.pool,
+        scoring=config.scoring,
+        embedding=config.embedding,
+        is_ifd_wanted="ifd" in columns,
+        is_embedding_wanted=is_embedding_wanted,
+        seed=config.seed,
+    )
+    scores = score_pool(score_input) if columns else None
+    embeddings = embed_pool(score_input.embed_input) if is_embedding_wanted else None
+    return _ChosenIn(embeddings, scores)
 
 
 def _measure(config: RunConfig, prepared: PreparedRun, selection: ArtifactRef) -> ArtifactRef:

@@ -7,12 +7,13 @@ record whose artifact has gone or changed size, which Prefect treats as a miss. 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
@@ -21,7 +22,8 @@ from prefect.states import Completed
 
 from diverseevol_core.contracts import ArtifactRef
 from diverseevol_core.errors import DamagedArtifactError, StorageError
-from diverseevol_core.storage.artifacts import find_artifact, is_present
+from diverseevol_core.storage.artifacts import find_artifact, is_present, read_manifest
+from tasks.model_slots import model_slot
 from tasks.step_inputs import StepInput
 from tasks.workspace import current_workspace
 
@@ -32,7 +34,7 @@ Input = TypeVar("Input", bound=StepInput)
 _RETRY_DELAYS_SECONDS = [2.0, 10.0, 30.0]
 
 
-class ArtifactRefSerializer(Serializer):  # type: ignore[type-arg]
+class ArtifactRefSerializer(Serializer):
     """Stores a ref as JSON, and gives it back only while its artifact stands in the current store."""
 
     type: str = "diverseevol-artifact-ref"
@@ -53,26 +55,40 @@ class ArtifactRefSerializer(Serializer):  # type: ignore[type-arg]
         return ref
 
 
-def cached_step(name: str) -> Callable[[Callable[[Input], ArtifactRef]], Task[[Input], ArtifactRef]]:
+class StepTask(Task[[Any], ArtifactRef]):
+    """A task whose body may return a named state: a caller gets the ref inside it, as from any other task."""
+
+    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> ArtifactRef:  # type: ignore[override]
+        """Run the task; see `prefect.Task.__call__`."""
+        state: Any = super().__call__(*args, return_state=True, **kwargs)
+        ref: ArtifactRef = state if return_state else state.result()
+        return ref
+
+
+def cached_step(name: str, *, runs_model: bool = False) -> Callable[[Callable[[Input], ArtifactRef]], StepTask]:
     """Make a task of a step's body; the body takes one input and returns the ref of what it wrote.
 
     Args:
         name: the task's name in the UI.
+        runs_model: hold a slot for model work while the body computes.
 
     Returns:
         A decorator. The task retries when the store fails, and only then.
     """
 
-    def decorate(body: Callable[[Input], ArtifactRef]) -> Task[[Input], ArtifactRef]:
+    def decorate(body: Callable[[Input], ArtifactRef]) -> StepTask:
         @functools.wraps(body)
         def found_or_computed(step_input: Input) -> Any:
-            found = find_artifact(current_workspace().store, step_input.identity)
+            workspace = current_workspace()
+            found = find_artifact(workspace.store, step_input.identity)
             if found is None:
-                return body(step_input)
-            logger.info("reused %s: it was finished before", found.path)
+                with model_slot(workspace.settings) if runs_model else contextlib.nullcontext():
+                    return body(step_input)
+            logger.info("reused %s, made by version %s", found.path, _made_by(found))
             return Completed(name="Cached", message="found finished in the store", data=found)
 
-        as_task = task(
+        return StepTask(
+            found_or_computed,
             name=name,
             cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
             persist_result=True,
@@ -82,9 +98,13 @@ def cached_step(name: str) -> Callable[[Callable[[Input], ArtifactRef]], Task[[I
             retry_delay_seconds=_RETRY_DELAYS_SECONDS,
             retry_condition_fn=is_worth_a_retry,
         )
-        return cast("Task[[Input], ArtifactRef]", as_task(found_or_computed))
 
     return decorate
+
+
+def _made_by(ref: ArtifactRef) -> str:
+    manifest = read_manifest(current_workspace().store, ref.path)
+    return manifest.environment.code_version if manifest is not None else "unknown"
 
 
 def is_worth_a_retry(task_: object, run: object, state: State[Any]) -> bool:

@@ -2,63 +2,58 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pyarrow.parquet as pq
 
 from diverseevol_core.contracts import ArtifactRef, EmbeddingSummary
-from diverseevol_core.data.embedding_table import ROWS_PER_PART, write_embedding_part
+from diverseevol_core.data.embedding_files import VECTOR_COLUMN
 from diverseevol_core.models.embedding import embed_rows
-from diverseevol_core.models.loading import load_causal_lm
-from diverseevol_core.storage.artifacts import ArtifactWriter
 from tasks.caching import cached_step
-from tasks.model_work import model_folder, prepare_device
-from tasks.pool_reading import read_pool_table, read_tokens
+from tasks.embedding_parts import LoadedModels, PoolRows, save_vectors
+from tasks.known_vectors import find_known_vectors, remember_vectors
+from tasks.model_work import prepare_devices
+from tasks.pool_parts import Part, PartedArtifact, PartProgress, plan_parts, run_parts
 from tasks.progress import progress
 from tasks.step_inputs import EmbedInput
 from tasks.workspace import current_workspace
 
 
-@cached_step("embed")
+@cached_step("embed", runs_model=True)
 def embed_pool(step_input: EmbedInput) -> ArtifactRef:
-    """Write one vector for each pool row; parts finished before a crash on the same machine are kept."""
+    """Write one vector for each pool row; parts finished before a crash, and known samples, are not embedded again."""
     workspace = current_workspace()
-    device, environment = prepare_device(workspace)
-    writer = ArtifactWriter(workspace.store, step_input.identity, environment)
-    tokens = read_tokens(workspace, step_input.pool)
-    sample_ids = read_pool_table(workspace, step_input.pool, "sample_id").column("sample_id").to_pylist()
-    model = load_causal_lm(
-        model_folder(workspace, step_input.base, step_input.checkpoint), dtype=step_input.embedding.dtype, device=device
-    )
-    folder = workspace.scratch("embed", step_input.identity.key[:32])
-    dim = 0
-    with progress("embedding", tokens.n_rows, "rows") as show:
-        for part, first_row in enumerate(range(0, tokens.n_rows, ROWS_PER_PART)):
-            rows = np.arange(first_row, min(first_row + ROWS_PER_PART, tokens.n_rows))
-            path = folder / f"part-{part:05d}.parquet"
-            if not path.exists():
-                vectors = embed_rows(
-                    model,
-                    tokens,
-                    rows,
+    devices, environment = prepare_devices(workspace)
+    artifact = PartedArtifact(workspace, step_input.identity, environment)
+    pool = PoolRows.read(workspace, step_input.pool)
+    parts = plan_parts(pool.tokens.n_rows)
+    known = find_known_vectors(workspace, step_input, pool.tokens)
+    models = LoadedModels(workspace, step_input.base, step_input.checkpoint, step_input.embedding.dtype)
+    with progress("embedding", pool.tokens.n_rows, "rows") as show:
+        shown = PartProgress(show)
+
+        def compute(part: Part, device: str) -> None:
+            at, taken_over = known.of(part.rows)
+            new = np.setdiff1d(np.arange(part.n_rows), at, assume_unique=True)
+            vectors = taken_over
+            if new.size:
+                fresh = embed_rows(
+                    models.on(device),
+                    pool.tokens,
+                    part.rows[new],
                     pooling=step_input.embedding.pooling,
                     batch_tokens=workspace.settings.batch_tokens,
                     device=device,
-                    on_rows=lambda done, first_row=first_row: show(first_row + done),  # type: ignore[misc]
+                    on_rows=shown.of(part),
                 )
-                temporary = folder / f".tmp-{path.name}"
-                write_embedding_part(
-                    temporary,
-                    pool_rows=rows,
-                    sample_ids=sample_ids[first_row : first_row + rows.size],
-                    n_tokens=tokens.n_tokens[rows],
-                    embeddings=vectors,
-                )
-                temporary.replace(path)
-            dim = pq.read_schema(path).field("embedding").type.list_size
-            writer.add_file(path.name, path, rows=rows.size)
-    writer.add_summary(EmbeddingSummary(rows=tokens.n_rows, dim=dim, tokens=int(tokens.n_tokens.sum())))
-    ref = writer.commit(rows=tokens.n_rows)
-    shutil.rmtree(folder, ignore_errors=True)
+                vectors = np.empty((part.n_rows, fresh.shape[1]), np.float32)
+                vectors[new] = fresh
+                vectors[at] = taken_over.reshape(at.size, fresh.shape[1])
+            save_vectors(artifact, pool, part, vectors)
+
+        run_parts([part for part in parts if not artifact.has(part)], devices, compute)
+    dim = pq.read_schema(artifact.paths(parts[:1])[0]).field(VECTOR_COLUMN).type.list_size
+    n_tokens, n_known = int(pool.tokens.n_tokens.sum()), int((known.earlier_rows >= 0).sum())
+    summary = EmbeddingSummary(rows=pool.tokens.n_rows, dim=dim, tokens=n_tokens, reused_rows=n_known)
+    ref = artifact.commit(summary, pool.tokens.n_rows)
+    remember_vectors(workspace, step_input, ref)
     return ref

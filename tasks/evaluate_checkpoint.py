@@ -22,7 +22,7 @@ from tasks.step_inputs import EvaluationInput
 from tasks.workspace import current_workspace
 
 
-@cached_step("evaluate")
+@cached_step("evaluate", runs_model=True)
 def evaluate_checkpoint(step_input: EvaluationInput) -> ArtifactRef:
     """Score every held-out answer and summarise with intervals."""
     workspace = current_workspace()

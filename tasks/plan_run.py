@@ -24,11 +24,12 @@ from diverseevol_core.models.locating import locate_model
 from diverseevol_core.storage.runs import read_config
 from diverseevol_core.storage.sources import open_source
 from tasks.run_records import check_fits
-from tasks.select_samples import needs_embeddings, strategy_of
+from tasks.select_samples import needed_scores, needs_embeddings, strategy_of
 from tasks.workspace import Workspace
 
 _SAMPLE_ROWS = 16
 _ADAMW_BYTES_PER_PARAMETER = 16
+_SCORE_ROW_BYTES = 100
 
 
 class StepPlan(Value):
@@ -179,6 +180,11 @@ def _steps(config: RunConfig, pool: PoolSummary, speed: _Speed, pool_bytes: int)
         StepPlan(
             step="embed", times=n_embeds, seconds_each=pool.tokens.total / speed.embed,
             memory_bytes=embed_weights, written_bytes=embedding_bytes,
+        ),
+        StepPlan(
+            step="score", times=rounds if needed_scores(config.selection) else 0,
+            seconds_each=pool.tokens.total / speed.evaluate, memory_bytes=embed_weights,
+            written_bytes=pool.n_pool_rows * _SCORE_ROW_BYTES,
         ),
         StepPlan(
             step="evaluate", times=rounds + 1, seconds_each=held_out_tokens / speed.evaluate,

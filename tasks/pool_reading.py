@@ -69,6 +69,11 @@ def selected_rows(selection: pa.Table) -> np.ndarray:
     return rows
 
 
+def read_scores(workspace: Workspace, scores: ArtifactRef) -> pa.Table:
+    """Read the scores of all pool rows, in pool order."""
+    return pa.concat_tables([pq.read_table(path) for path in fetch(workspace, scores, "part-").paths("part-")])
+
+
 def embedding_parts(workspace: Workspace, embeddings: ArtifactRef) -> list[Path]:
     """Bring the verified parts of an embedded pool to this machine."""
     return fetch(workspace, embeddings, "part-").paths("part-")

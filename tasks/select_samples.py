@@ -12,12 +12,20 @@ import pyarrow.parquet as pq
 from diverseevol_core.config import SelectionConfig
 from diverseevol_core.contracts import ArtifactRef, SelectionSummary
 from diverseevol_core.data.embedding_table import ParquetEmbeddings
-from diverseevol_core.schemas import SELECTION
+from diverseevol_core.errors import ConfigError
+from diverseevol_core.schemas import SCORE_COLUMNS, SELECTION
 from diverseevol_core.selection.registry import make_strategy
 from diverseevol_core.selection.strategy import Picks, Query, QueryStrategy, SelectionOptions
 from diverseevol_core.storage.artifacts import ArtifactWriter
 from tasks.caching import cached_step
-from tasks.pool_reading import SELECTION_FILE, embedding_parts, read_pool_table, read_selection, selected_rows
+from tasks.pool_reading import (
+    SELECTION_FILE,
+    embedding_parts,
+    read_pool_table,
+    read_scores,
+    read_selection,
+    selected_rows,
+)
 from tasks.progress import progress
 from tasks.step_inputs import InitialSelectionInput, SelectionInput
 from tasks.workspace import Workspace, current_workspace, describe_environment
@@ -33,18 +41,35 @@ def strategy_of(selection: SelectionConfig, workspace: Workspace | None = None) 
         workspace: gives memory budget and device; without it defaults are taken, which choose the same samples.
 
     Raises:
-        ConfigError: no strategy has this name; near matches are named.
+        ConfigError: no strategy has this name, or it asks for a score that does not exist; near matches are named.
     """
     known = {field.name for field in fields(SelectionOptions)}
     options = {name: value for name, value in selection.model_dump().items() if name in known}
     if workspace is not None:
         options["memory_budget_bytes"] = workspace.settings.memory_budget_bytes
-    return make_strategy(selection.strategy, SelectionOptions(**options))
+    strategy = make_strategy(selection.strategy, SelectionOptions(**options))
+    unknown = sorted(_score_columns(strategy) - set(SCORE_COLUMNS))
+    if unknown:
+        raise ConfigError(
+            f"selection.strategy={selection.strategy} with selection.weight_column={selection.weight_column} needs the "
+            f"score {unknown[0]!r}, which does not exist; choose one of {', '.join(SCORE_COLUMNS)}"
+        )
+    return strategy
 
 
 def needs_embeddings(selection: SelectionConfig) -> bool:
     """Say whether the strategy of a config looks at embeddings, so that others do not pay for them."""
     return "embeddings" in strategy_of(selection).needs
+
+
+def needed_scores(selection: SelectionConfig) -> frozenset[str]:
+    """Name the score columns that the strategy of a config looks at; mostly none."""
+    return _score_columns(strategy_of(selection))
+
+
+def _score_columns(strategy: QueryStrategy) -> frozenset[str]:
+    prefix = "scores:"
+    return frozenset(need.removeprefix(prefix) for need in strategy.needs if need.startswith(prefix))
 
 
 @cached_step("select initial")
@@ -74,6 +99,7 @@ def select_samples(step_input: SelectionInput) -> ArtifactRef:
         budget=step_input.selection.budget,
         seed=step_input.seed,
         embeddings=_embeddings(workspace, step_input.embeddings),
+        scores=_scores(workspace, step_input.scores),
         sources=pool.column("source").to_numpy(),
         n_tokens=pool.column("n_tokens").to_numpy(),
     )
@@ -85,6 +111,13 @@ def select_samples(step_input: SelectionInput) -> ArtifactRef:
 
 def _embeddings(workspace: Workspace, ref: ArtifactRef | None) -> ParquetEmbeddings | None:
     return None if ref is None else ParquetEmbeddings(embedding_parts(workspace, ref))
+
+
+def _scores(workspace: Workspace, ref: ArtifactRef | None) -> dict[str, np.ndarray] | None:
+    if ref is None:
+        return None
+    table = read_scores(workspace, ref)
+    return {name: table.column(name).to_numpy() for name in SCORE_COLUMNS}
 
 
 def _with_picks(before: pa.Table, picks: Picks, sample_ids: pa.ChunkedArray, round_number: int) -> pa.Table:

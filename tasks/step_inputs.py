@@ -13,6 +13,7 @@ from diverseevol_core.config import (
     EvaluationConfig,
     ModelConfig,
     PoolConfig,
+    ScoringConfig,
     SelectionConfig,
     TrainingConfig,
 )
@@ -24,6 +25,7 @@ POOL_VERSION = 1
 SELECT_VERSION = 1
 TRAIN_VERSION = 1
 EMBED_VERSION = 1
+SCORE_VERSION = 1
 EVALUATE_VERSION = 1
 DIVERSITY_VERSION = 1
 
@@ -81,6 +83,7 @@ class SelectionInput(Value):
     selected: ArtifactRef
     embeddings: ArtifactRef | None
     selection: SelectionConfig
+    scores: ArtifactRef | None = None
     round: int
     seed: int
 
@@ -94,6 +97,8 @@ class SelectionInput(Value):
         inputs = {"pool": self.pool.digest, "selected": self.selected.digest}
         if self.embeddings is not None:
             inputs["embeddings"] = self.embeddings.digest
+        if self.scores is not None:
+            inputs["scores"] = self.scores.digest
         return StepIdentity("select", SELECT_VERSION, config, inputs, self.seed)
 
 
@@ -130,6 +135,42 @@ class EmbedInput(Value):
         weights = self.checkpoint.digest if self.checkpoint is not None else self.base.digest
         config = self.embedding.model_dump(mode="json")
         return StepIdentity("embed", EMBED_VERSION, config, {"model": weights, "pool": self.pool.digest}, self.seed)
+
+
+class ScoreInput(Value):
+    """Score the pool with a checkpoint.
+
+    With `is_embedding_wanted` the embeddings of the same model come out of the same pass, as the artifact of
+    `embed_input`; that changes no score.
+    """
+
+    base: BaseModelRef
+    checkpoint: ArtifactRef
+    pool: ArtifactRef
+    scoring: ScoringConfig
+    embedding: EmbeddingConfig
+    is_ifd_wanted: bool
+    is_embedding_wanted: bool
+    seed: int
+
+    @property
+    def embed_input(self) -> EmbedInput:
+        """The embedding of the same pool with the same model."""
+        return EmbedInput(
+            base=self.base, checkpoint=self.checkpoint, pool=self.pool, embedding=self.embedding, seed=self.seed
+        )
+
+    @property
+    def identity(self) -> StepIdentity:
+        """Model weights, pool, positions and arithmetic; for IFD also the tokenizer, which gives its start token."""
+        config: dict[str, Json] = self.scoring.model_dump(mode="json") | {
+            "dtype": self.embedding.dtype,
+            "ifd": self.is_ifd_wanted,
+        }
+        inputs = {"model": self.checkpoint.digest, "pool": self.pool.digest}
+        if self.is_ifd_wanted:
+            inputs["tokenizer"] = self.base.tokenizer_digest
+        return StepIdentity("score", SCORE_VERSION, config, inputs, self.seed)
 
 
 class EvaluationInput(Value):

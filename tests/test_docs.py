@@ -31,7 +31,9 @@ def test_links_to_files_lead_somewhere(page):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "deployments/configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "deployments/configs").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_example_config_is_valid(path):
     assert isinstance(load_config(path), RunConfig)
 

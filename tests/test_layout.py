@@ -35,7 +35,9 @@ def test_files_stay_small_enough_to_read_at_once(path):
 
 
 def test_the_core_never_reads_the_environment():
-    readers = [path for path in python_files("diverseevol_core") if re.search(r"os\.(environ|getenv)", path.read_text())]
+    readers = [
+        path for path in python_files("diverseevol_core") if re.search(r"os\.(environ|getenv)", path.read_text())
+    ]
     assert not readers
 
 

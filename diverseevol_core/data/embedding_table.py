@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,17 +19,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diverseevol_core.data.plain_pages import FLOAT_BYTES, NotPlainError, Span, plain_spans
-from diverseevol_core.errors import ContractError, StorageError
+from diverseevol_core.data.embedding_files import (
+    ROW_COLUMN,
+    VECTOR_COLUMN,
+    RowGroup,
+    Rows,
+    Vectors,
+    in_pool_order,
+    open_file,
+    read_spans,
+    row_groups,
+    to_matrix,
+)
+from diverseevol_core.data.plain_pages import FLOAT_BYTES, Span
+from diverseevol_core.errors import ContractError
 
 ROWS_PER_PART = 8192
 ROWS_PER_GROUP = 1024
 # One page a row group: pages are cut only where a reader wants to skip, and ours addresses rows directly.
 PAGE_BYTES = 1 << 30
-VECTOR_COLUMN, ROW_COLUMN = "embedding", "pool_row"
-
-Rows = npt.NDArray[np.int64]
-Vectors = npt.NDArray[Any]
 
 
 def embedding_schema(dim: int) -> pa.Schema:
@@ -104,26 +111,11 @@ def write_embedding_part(
         table,
         target,
         row_group_size=ROWS_PER_GROUP,
-        compression={name: "none" if name == VECTOR_COLUMN else "zstd" for name in _leaf_names(schema)},
+        compression={name: "none" if name == VECTOR_COLUMN else "zstd" for name in schema.names},
         use_dictionary=False,
         write_statistics=[ROW_COLUMN],
         data_page_size=PAGE_BYTES,
     )
-
-
-def _leaf_names(schema: pa.Schema) -> list[str]:
-    return list(schema.names)
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """One row group: where it is, and where its values are if they need no decoding."""
-
-    part: int
-    number: int
-    first_row: int
-    n_rows: int
-    spans: tuple[Span, ...] | None
 
 
 class ParquetEmbeddings:
@@ -142,10 +134,10 @@ class ParquetEmbeddings:
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
-        parts = [_open_part(Path(path)) for path in paths]
+        parts = [open_file(Path(path)) for path in paths]
         if not parts:
             raise ContractError("embeddings have 0 files; give at least one Parquet part")
-        parts = _in_pool_order(parts)
+        parts = in_pool_order(parts)
         self._paths = [part.path for part in parts]
         self.dim = parts[0].dim
         for part in parts:
@@ -154,7 +146,7 @@ class ParquetEmbeddings:
                     f"{part.path.name} holds vectors of {part.dim} values and {parts[0].path.name} of {self.dim}; "
                     "use parts of one embedding step"
                 )
-        self._groups = _groups(parts)
+        self._groups = row_groups(parts)
         self._firsts = [group.first_row for group in self._groups]
         self.n_pool = sum(part.metadata.num_rows for part in parts)
 
@@ -188,7 +180,7 @@ class ParquetEmbeddings:
                 if len(buffer) < group.n_rows:
                     buffer = np.empty((group.n_rows, self.dim), dtype=np.float32)
                 block = buffer[: group.n_rows]
-                _read_spans(file, group.spans, block, self._paths[group.part])
+                read_spans(file, group.spans, block, self._paths[group.part])
                 yield group.first_row, block
         finally:
             if file is not None:
@@ -220,7 +212,7 @@ class ParquetEmbeddings:
             gathered[order[start:end]] = vectors
         return np.empty((0, self.dim), dtype=np.float32) if gathered is None else gathered
 
-    def _gather(self, group: _Group, local_rows: Rows) -> Vectors:
+    def _gather(self, group: RowGroup, local_rows: Rows) -> Vectors:
         # A span of our files is a whole row group; rows that straddle two pages of another writer are decoded.
         if group.spans is None or len(group.spans) != 1:
             return self._decode(group)[local_rows]
@@ -229,135 +221,16 @@ class ParquetEmbeddings:
         with self._paths[group.part].open("rb", buffering=0) as file:
             for at, row in enumerate(local_rows.tolist()):
                 start = group.spans[0].offset + FLOAT_BYTES * self.dim * row
-                _read_spans(file, (Span(start, self.dim),), gathered[at], self._paths[group.part])
+                read_spans(file, (Span(start, self.dim),), gathered[at], self._paths[group.part])
         return gathered
 
-    def _decode(self, group: _Group) -> Vectors:
+    def _decode(self, group: RowGroup) -> Vectors:
         with pq.ParquetFile(self._paths[group.part]) as file:
             column = file.read_row_group(group.number, columns=[VECTOR_COLUMN]).column(VECTOR_COLUMN).combine_chunks()
-        return _to_matrix(column, self.dim, self._paths[group.part])
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    path: Path
-    metadata: Any
-    dim: int
-    is_fixed_float32: bool
-    leaf: int
-    pool_rows: Rows | None
-
-
-def _open_part(path: Path) -> _Part:
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata, schema = file.metadata, file.schema_arrow
-            names = schema.names
-            if VECTOR_COLUMN not in names:
-                raise ContractError(f"{path.name} has columns {names} and none named {VECTOR_COLUMN!r}; rename one")
-            rows = None
-            if ROW_COLUMN in names:
-                rows = file.read(columns=[ROW_COLUMN]).column(ROW_COLUMN).to_numpy().astype(np.int64)
-            dim = _width(file, schema.field(VECTOR_COLUMN).type, path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StorageError(f"{path.name} is not readable Parquet ({error}); write it again") from error
-    kind = schema.field(VECTOR_COLUMN).type
-    fixed = pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
-    paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
-    leaf = next(at for at, name in enumerate(paths) if name.split(".")[0] == VECTOR_COLUMN)
-    return _Part(path, metadata, dim, fixed, leaf, rows)
-
-
-def _width(file: Any, kind: pa.DataType, path: Path) -> int:
-    """Find the length of the vectors; for plain lists that takes a look at the first row."""
-    if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
-        return int(kind.list_size)
-    if pa.types.is_fixed_size_binary(kind) and kind.byte_width % FLOAT_BYTES == 0:
-        return int(kind.byte_width) // FLOAT_BYTES
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type):
-        first = next(file.iter_batches(1, columns=[VECTOR_COLUMN]), None)
-        value = None if first is None else first.column(0)[0].as_py()
-        if value:
-            return len(value)
-        raise ContractError(f"{path.name} begins with an empty or missing {VECTOR_COLUMN}; give every row a vector")
-    raise ContractError(f"{path.name} has {VECTOR_COLUMN} of type {kind}; use lists of floats or fixed-size binary")
-
-
-def _in_pool_order(parts: list[_Part]) -> list[_Part]:
-    numbered = [part for part in parts if part.pool_rows is not None and part.pool_rows.size]
-    if not numbered:
-        return parts
-    if any(part.pool_rows is None for part in parts):
-        raise ContractError(f"some of the {len(parts)} files have a column {ROW_COLUMN!r} and some not; use one layout")
-    ordered = sorted(numbered, key=lambda part: int(part.pool_rows[0]) if part.pool_rows is not None else 0)
-    expected = 0
-    for part in ordered:
-        rows = np.asarray(part.pool_rows)
-        wrong = np.flatnonzero(rows != np.arange(expected, expected + rows.size))
-        if wrong.size:
-            raise ContractError(
-                f"{part.path.name} has pool_row={rows[wrong[0]]} where {expected + wrong[0]} is due; "
-                "give every row of the pool once, sorted by pool_row"
-            )
-        expected += rows.size
-    return ordered
-
-
-def _groups(parts: list[_Part]) -> list[_Group]:
-    groups, first = [], 0
-    for number, part in enumerate(parts):
-        for at in range(part.metadata.num_row_groups):
-            n_rows = part.metadata.row_group(at).num_rows
-            if n_rows:
-                groups.append(_Group(number, at, first, n_rows, _spans(part, at, n_rows)))
-                first += n_rows
-    return groups
-
-
-def _spans(part: _Part, number: int, n_rows: int) -> tuple[Span, ...] | None:
-    if not part.is_fixed_float32:
-        return None
-    try:
-        return tuple(plain_spans(part.path, part.metadata.row_group(number).column(part.leaf), n_rows * part.dim))
-    except NotPlainError:
-        return None
-
-
-def _read_spans(file: Any, spans: tuple[Span, ...], block: Vectors, path: Path) -> None:
-    target = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-    done = 0
-    for span in spans:
-        file.seek(span.offset)
-        end = done + FLOAT_BYTES * span.n_values
-        while done < end:
-            n_read = file.readinto(target[done:end])
-            if not n_read:
-                raise StorageError(f"{path.name} ends before its last vector; fetch or write it again")
-            done += n_read
+        return to_matrix(column, self.dim, self._paths[group.part])
 
 
 def _runs(groups: Rows) -> Iterator[tuple[int, int]]:
     """Split a sorted array into runs of equal values."""
     edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), groups.size]
     return ((start, end) for start, end in itertools.pairwise(edges) if end > start)
-
-
-def _to_matrix(column: Any, dim: int, path: Path) -> Vectors:
-    kind = column.type
-    if column.null_count:
-        raise ContractError(f"{path.name} has {column.null_count} rows without {VECTOR_COLUMN}; give each a vector")
-    if pa.types.is_fixed_size_binary(kind):
-        raw = np.frombuffer(column.buffers()[1], dtype="<f4")
-        start = column.offset * dim
-        return raw[start : start + len(column) * dim].reshape(-1, dim)
-    values = column.flatten()
-    if values.null_count or len(values) != len(column) * dim or not _all_of_width(column, dim):
-        raise ContractError(f"{path.name} has {VECTOR_COLUMN} lists with nulls or other than {dim} values; fill them")
-    flat: Vectors = values.to_numpy(zero_copy_only=False)
-    return (flat.astype(np.float32) if flat.dtype == np.float16 else flat).reshape(-1, dim)
-
-
-def _all_of_width(column: Any, dim: int) -> bool:
-    if pa.types.is_fixed_size_list(column.type):
-        return True
-    return bool((np.diff(column.offsets.to_numpy()) == dim).all())

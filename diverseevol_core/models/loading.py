@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -63,7 +63,8 @@ def load_causal_lm(folder: Path, *, dtype: Dtype, device: str) -> PreTrainedMode
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loader: Any = AutoModelForCausalLM  # its types do not know output_loading_info
+        model, report = loader.from_pretrained(
             str(folder),
             dtype=TORCH_DTYPES[dtype],
             use_safetensors=True,
@@ -82,7 +83,7 @@ def load_causal_lm(folder: Path, *, dtype: Dtype, device: str) -> PreTrainedMode
             f"{folder} lacks {len(missing)} weights of a causal language model, first {missing[0]!r}; "
             "save the whole model there again, with its language-model head"
         )
-    model.to(torch.device(device))  # type: ignore[arg-type]
+    model.to(torch.device(device))
     loaded: PreTrainedModel = model.train(False)
     return loaded
 

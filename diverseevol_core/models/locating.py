@@ -88,7 +88,8 @@ def _local_folder(name: str, revision: str | None, cache: Path) -> Path:
     is_local = name.startswith(_PACKAGE_SCHEME) or name.endswith(".gguf") or path.is_dir()
     if is_local and revision is not None:
         raise ModelError(
-            f"model.revision={revision!r} means nothing for the local model.name={name!r}; leave it empty, or give a hub id"
+            f"model.revision={revision!r} means nothing for the local model.name={name!r}; "
+            "leave it empty, or give a hub id"
         )
     if name.startswith(_PACKAGE_SCHEME):
         return _from_gguf(_package_file(name), cache)
@@ -162,9 +163,10 @@ def convert_gguf(path: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     except ImportError as error:
         raise ModelError(f"reading {path.name} needs the 'gguf' extra; pip install 'diverseevol[gguf]'") from error
-    except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # a damaged file fails in any of three libraries, each in its own way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path} cannot be read as a GGUF model: {error}; choose a file that transformers supports"
+            f"{path} cannot be read as a GGUF model: {reason}; choose a whole file that transformers supports"
         ) from error
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

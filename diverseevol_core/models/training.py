@@ -234,7 +234,7 @@ def _resumable(scratch: Path) -> str | None:
     for folder in scratch.glob("checkpoint-*"):
         try:
             step = int(json.loads((folder / _TRAINER_STATE).read_bytes())["global_step"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(folder, ignore_errors=True)
             continue
         complete.append((step, folder))

@@ -25,7 +25,14 @@ from diverseevol_core.selection.screening import (
     choose_origin,
     in_range,
 )
-from diverseevol_core.selection.sources import MappedEmbeddings, as_source, largest_value, rescale, unit_rows
+from diverseevol_core.selection.sources import (
+    ArrayEmbeddings,
+    MappedEmbeddings,
+    as_source,
+    largest_value,
+    rescale,
+    unit_rows,
+)
 from diverseevol_core.selection.strategy import Picks, check_query, check_selection
 from diverseevol_core.selection.threads import row_workers
 from diverseevol_core.selection.transforms import make_limits, transformed
@@ -154,7 +161,9 @@ class _Search:
         return run.picks(self.on_step)
 
     def _open(self, source: EmbeddingSource, centres: Centres, bounds: Floats) -> HeldPool | StreamedPool:
-        if 4 * source.n_pool * source.dim <= self.memory_budget_bytes:
+        # A centred float32 copy, and the vectors themselves unless they are in memory already.
+        n_copies = 1 if isinstance(source, ArrayEmbeddings) else 2
+        if 4 * source.n_pool * source.dim * n_copies <= self.memory_budget_bytes:
             return HeldPool(source, centres, bounds, device=self.device, check_scale=self.check_scale)
         weights = self.limits.weights
         return StreamedPool(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diverseevol_core.selection.distances import Centres, Float32s, centre, squared_lengths
+from diverseevol_core.selection.distances import Centres, centre, squared_lengths
 from diverseevol_core.selection.picking import Resident
 from diverseevol_core.selection.screening import make_panel, screen, top_rows, weigh
-from diverseevol_core.selection.sources import ArrayEmbeddings, MappedEmbeddings
+from diverseevol_core.selection.sources import loaded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -123,7 +123,7 @@ class StreamedPool:
     def _read(self) -> Resident:
         reservoir = Reservoir(self._capacity)
 
-        def keep(start: int, vectors: Vectors, _centred: Float32s, _centred_sq: Floats, bounds: Floats) -> None:
+        def keep(start: int, vectors: Vectors, bounds: Floats) -> None:
             reservoir.add(start, vectors, self._weighted(slice(start, start + len(vectors)), bounds))
 
         panel = make_panel(self._centres, self._applied, self._device)
@@ -162,16 +162,12 @@ class HeldPool:
     def __init__(
         self, source: EmbeddingSource, centres: Centres, bounds: Floats, *, device: torch.device, check_scale: bool
     ) -> None:
-        if not isinstance(source, ArrayEmbeddings | MappedEmbeddings):
-            source = ArrayEmbeddings(np.concatenate([vectors.copy() for _, vectors in source.blocks()]))
+        source = loaded(source)
         held = np.empty((source.n_pool, source.dim), dtype=np.float32)
         held_sq = np.empty(source.n_pool)
 
-        def keep(start: int, _vectors: Vectors, centred: Float32s, centred_sq: Floats, _bounds: Floats) -> None:
-            rows = slice(start, start + len(centred))
-            held[rows], held_sq[rows] = centred, centred_sq
-
-        screen(source, centres, make_panel(centres, 0, device), bounds, keep, check_scale=check_scale)
+        panel = make_panel(centres, 0, device)
+        screen(source, centres, panel, bounds, into=(held, held_sq), check_scale=check_scale)
         self.passes = 1
         rows = np.arange(source.n_pool)
         self.resident = Resident(rows, source.rows, held, held_sq, bounds, -np.inf, -1, centres.n)

@@ -34,9 +34,9 @@ def profile(
     Raises:
         ContractError: rows are out of range or repeated, or vectors are not finite.
     """
+    covering = coverage(embeddings, rows)  # first, because it checks the rows and knows vectors by their pool row
     names = {source for source in sources[rows] if source is not None}
     score = vendi_score(embeddings.rows(rows))
-    covering = coverage(embeddings, rows)
     return SelectionProfile(
         n_selected=int(rows.size),
         tokens=TokenStatistics.of(n_tokens[rows]),
@@ -76,6 +76,7 @@ def compare_with_random(
     Raises:
         ContractError: as for `profile`.
     """
+    selected = profile(embeddings, selected_rows, sources=sources, n_tokens=n_tokens)
     generator = np.random.default_rng([seed, selected_rows.size])
     twins: list[SelectionProfile] = []
     for draw in range(draws):
@@ -84,7 +85,7 @@ def compare_with_random(
         if on_step is not None:
             on_step(draw + 1)
     return DiversitySummary(
-        selected=profile(embeddings, selected_rows, sources=sources, n_tokens=n_tokens),
+        selected=selected,
         random=twins[0],
         random_draws=draws,
         random_n_sources=_range([twin.n_sources for twin in twins], confidence),

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 # Up to here the product of float32 is itself the bound: cheaper than a second look at every row.
 DOT_FORM_CENTRES = 48
+# Screening multiplies about this many times faster than the float32 work that threads are shared by.
+SCREEN_SPEEDUP = 8
 LARGEST_SQ, SMALLEST_SQ = 2.0**60, 2.0**-60
-OnBlock = Callable[[int, "Vectors", Float32s, "Floats", "Floats"], None]
+OnBlock = Callable[[int, "Vectors", "Floats"], None]
 
 
 class ScaleError(ContractError):
@@ -157,8 +159,9 @@ def screen(
     centres: Centres,
     panel: Panel,
     bounds: Floats,
-    on_block: OnBlock,
+    on_block: OnBlock | None = None,
     *,
+    into: tuple[Float32s, Floats] | None = None,
     check_scale: bool = True,
 ) -> None:
     """Read the source once and lower `bounds` by the centres of a panel.
@@ -168,7 +171,8 @@ def screen(
         centres: gives the origin.
         panel: the centres to apply.
         bounds: `(n_pool,)` float64, lowered in place.
-        on_block: called with (first row, vectors, centred, centred_sq, bounds of the block) after each block.
+        on_block: called with (first row, vectors, bounds of the block) after each block.
+        into: `(n_pool, dim)` and `(n_pool,)` arrays that keep the centred rows and their squared lengths.
         check_scale: refuse data so small that float32 squares vanish.
 
     Raises:
@@ -177,29 +181,34 @@ def screen(
     """
     largest, expected = 0.0, 0
     for start, vectors in source.blocks():
-        if start != expected or vectors.shape[1:] != (source.dim,):
+        if start != expected or vectors.shape[1:] != (source.dim,) or start + len(vectors) > source.n_pool:
             raise ContractError(
                 f"embeddings yield a block of shape {vectors.shape} at row {start}, expected row {expected} and "
                 f"dim={source.dim}; pool rows must be dense and sorted"
             )
         expected = start + len(vectors)
         block_bounds = bounds[start:expected]
-        centred, centred_sq = _lower_block(vectors, centres.origin, panel, block_bounds)
+        if into is None:
+            centred, centred_sq = np.empty(vectors.shape, dtype=np.float32), np.empty(len(vectors))
+        else:
+            centred, centred_sq = into[0][start:expected], into[1][start:expected]
+        _lower_block(vectors, centres.origin, panel, centred, centred_sq, block_bounds)
         if not in_range(centred_sq):
             check_finite(vectors, start, source)
             raise ScaleError(f"embeddings reach a squared length of {centred_sq.max()}; rescale them")
         largest = max(largest, float(centred_sq.max()))
-        on_block(start, vectors, centred, centred_sq, block_bounds)
+        if on_block is not None:
+            on_block(start, vectors, block_bounds)
     if expected != source.n_pool:
         raise ContractError(f"embeddings yield {expected} rows and announce n_pool={source.n_pool}; read them again")
     if check_scale and not in_range(np.array([largest]), lowest=True):
         raise ScaleError(f"embeddings reach a squared length of only {largest}; rescale them")
 
 
-def _lower_block(vectors: Vectors, origin: Floats, panel: Panel, bounds: Floats) -> tuple[Float32s, Floats]:
-    """Centre a block and lower its bounds; what is not finite or out of range is for the caller to refuse."""
-    centred = np.empty(vectors.shape, dtype=np.float32)
-    centred_sq = np.empty(len(vectors))
+def _lower_block(
+    vectors: Vectors, origin: Floats, panel: Panel, centred: Float32s, centred_sq: Floats, bounds: Floats
+) -> None:
+    """Centre a block and lower its bounds, all in place; unfit values are for the caller to refuse."""
 
     def lower(rows: slice) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -207,8 +216,7 @@ def _lower_block(vectors: Vectors, origin: Floats, panel: Panel, bounds: Floats)
             centred_sq[rows] = squared_lengths(centred[rows])
             np.minimum(bounds[rows], upper_bounds(centred[rows], centred_sq[rows], panel), out=bounds[rows])
 
-    share_rows(len(vectors), max(len(panel.centred), 16) * vectors.shape[1], lower)
-    return centred, centred_sq
+    share_rows(len(vectors), (len(panel.centred) // SCREEN_SPEEDUP + 32) * vectors.shape[1], lower)
 
 
 def in_range(squared: Floats, *, lowest: bool = False) -> bool:

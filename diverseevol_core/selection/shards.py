@@ -80,7 +80,7 @@ def screen_shard(source: EmbeddingSource, first_row: int, centres: Centres, devi
     state = ShardState(source, first_row, bounds, np.full(source.n_pool, centres.n, dtype=np.int64))
     exclude(state, centres.pool_rows[: centres.n])
     panel = make_panel(centres, 0, check_device(device))
-    screen(source, centres, panel, bounds, lambda *_: None)
+    screen(source, centres, panel, bounds)
     return state
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "block_rows",
     "check_finite",
     "largest_value",
+    "loaded",
     "part_of",
     "rescale",
     "unit_rows",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 BLOCK_BYTES = 4 * 1024**2
-ROW_TINY = 1e-300
+SMALLEST_SQUARE, LARGEST_SQUARE = 1e-280, 1e280
 
 
 def widen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -73,12 +74,15 @@ class ArrayEmbeddings:
     Args:
         values: `(n_pool, dim)` numpy array or CPU torch tensor of float16, bfloat16, float32 or float64; never copied.
         rows_per_block: rows of one block; None lets `block_rows` choose.
+        loaded_from: source the values were read from; it names the parts in error messages.
 
     Raises:
         ContractError: the array is not two-dimensional or not of a real number type.
     """
 
-    def __init__(self, values: Any, rows_per_block: int | None = None) -> None:
+    def __init__(
+        self, values: Any, rows_per_block: int | None = None, loaded_from: EmbeddingSource | None = None
+    ) -> None:
         if len(values.shape) != 2 or values.shape[1] < 1:
             raise ContractError(f"embeddings have shape {tuple(values.shape)}; give (n_pool, dim) with dim >= 1")
         self._tensor = None if isinstance(values, np.ndarray) else values.detach().cpu()
@@ -87,6 +91,7 @@ class ArrayEmbeddings:
             raise ContractError(f"embeddings have dtype {self._values.dtype}; give floats")
         self.n_pool, self.dim = int(values.shape[0]), int(values.shape[1])
         self._rows_per_block = rows_per_block or block_rows(self.dim)
+        self._loaded_from = loaded_from
 
     def blocks(self) -> Iterator[tuple[int, Vectors]]:
         """Yield blocks in row order."""
@@ -96,6 +101,10 @@ class ArrayEmbeddings:
     def rows(self, pool_rows: Rows) -> Vectors:
         """Gather rows."""
         return self._take(np.asarray(pool_rows, dtype=np.int64))
+
+    def part_of(self, pool_row: int) -> str:
+        """Name where a row is stored."""
+        return "the array in memory" if self._loaded_from is None else part_of(self._loaded_from, pool_row)
 
     def _take(self, which: Any) -> Vectors:
         if self._values is not None:
@@ -160,6 +169,26 @@ def as_source(embeddings: Any) -> EmbeddingSource:
     return ArrayEmbeddings(embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings))
 
 
+def loaded(source: EmbeddingSource) -> EmbeddingSource:
+    """Read a source on disk into memory; others are returned as they are.
+
+    Args:
+        source: any source.
+
+    Returns:
+        A source that gathers rows without input or output.
+    """
+    if isinstance(source, ArrayEmbeddings | MappedEmbeddings):
+        return source
+    values: Vectors | None = None
+    for start, block in source.blocks():
+        if values is None:
+            values = np.empty((source.n_pool, source.dim), dtype=block.dtype)
+        values[start : start + len(block)] = block
+    empty = np.empty((source.n_pool, source.dim), dtype=np.float32)
+    return ArrayEmbeddings(empty if values is None else values, loaded_from=source)
+
+
 def part_of(source: EmbeddingSource, pool_row: int) -> str:
     """Name where a row is stored, for error messages.
 
@@ -184,10 +213,15 @@ def unit_rows(values: Vectors) -> Vectors:
         `(rows, dim)` float32 for float32 input, else float64.
     """
     wide = values.astype(np.float64)
-    largest = np.abs(wide).max(axis=1, keepdims=True)
-    # Scaling by the largest entry first keeps the squares of very small and very large rows inside float64.
-    wide = np.divide(wide, largest, out=wide, where=largest > ROW_TINY)
-    norms = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):
+        squared = (wide * wide).sum(axis=1)
+    # Squares of very small and very large rows leave float64; those rows are scaled by their largest entry first.
+    for row in np.flatnonzero((squared < SMALLEST_SQUARE) | (squared > LARGEST_SQUARE)).tolist():
+        largest = np.abs(wide[row]).max()
+        if largest > 0.0:
+            wide[row] /= largest
+            squared[row] = (wide[row] * wide[row]).sum()
+    norms = np.sqrt(squared)[:, None]
     unit: Vectors = np.divide(wide, norms, out=wide, where=norms > 0.0)
     return unit.astype(values.dtype, copy=False)
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-# Multiply-adds below which handing work over costs more than it saves.
-SHARED_WORK = 20_000_000
+# Multiply-adds below which handing work over costs more than it saves: about a millisecond.
+SHARED_WORK = 50_000_000
 
 _executor: ContextVar[ThreadPoolExecutor | None] = ContextVar("executor", default=None)
 _n_workers: ContextVar[int] = ContextVar("n_workers", default=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import stat
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flows.cli import main
 def _embedded_home_here(tmp_path, monkeypatch, request):
     """Run each command in its own folder; a Prefect server is given by the tests that need one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # Prefect's console still writes to an earlier test's stderr
     if "prefect_server" not in request.fixturenames:
         monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
 
@@ -107,7 +109,7 @@ def test_plan_reports_rows_steps_and_an_example_without_writing_anything(capsys,
 
 
 POOLS = {
-    "empty file": ("rows.jsonl", "", "empty"),
+    "empty file": ("rows.jsonl", "", "holds no rows"),
     "truncated JSON": ("rows.json", '[{"instruction": "a", "output": "b"}, {"instr', r"rows.json"),
     "wrong fields": ("rows.jsonl", '{"a": "x", "b": "y"}\n' * 20, "pool.fields"),
     "unknown ending": ("rows.txt", "hello", ".jsonl"),
@@ -136,7 +138,7 @@ def test_bad_pools_are_named_before_anything_is_computed(verb, case, capsys, con
         (["--set", "model.name=./no-such-model"], "model.name='./no-such-model'"),
         (["--set", "model.name=nobody/no-such-model"], "neither a folder"),
         (["--set", "pool.uri=missing.jsonl"], "missing.jsonl"),
-        (["--set", "pool.holdout=110"], "pool.holdout=110"),
+        (["--set", "pool.holdout=119"], "pool.holdout=119"),
         (["--name", "../escape"], "--name='../escape'"),
         (["--root", "s3://user:secret@bucket/x"], "credentials"),
         (["--root", "nosuchscheme://bucket/x"], "nosuchscheme"),

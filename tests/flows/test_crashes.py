@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CHILD = """
 import os, signal, sys
-import tasks.embed_pool, tasks.evaluate_checkpoint, tasks.select_samples, tasks.train_checkpoint
+import tasks.embedding_parts, tasks.evaluate_checkpoint, tasks.select_samples, tasks.train_checkpoint
 from diverseevol_core.storage.artifacts import ArtifactWriter
 
 def die(*_, **__):
@@ -46,7 +46,7 @@ def list_trained():
     return list(Path(os.environ["DIVERSEEVOL_ROOT"]).glob("artifacts/train/*/manifest.json"))
 
 {"train": die_inside_training,
- "embed": lambda: setattr(tasks.embed_pool, "write_embedding_part", die),
+ "embed": lambda: setattr(tasks.embedding_parts, "write_embedding_part", die),
  "select": lambda: setattr(tasks.select_samples, "read_selection", die),
  "evaluate": lambda: setattr(tasks.evaluate_checkpoint, "answer_bytes", die),
  "manifest": die_between_files_and_manifest,
@@ -78,8 +78,22 @@ def selected_ids(root: Path, parameters: EvolveParameters) -> list[str]:
     return pq.read_table(root / record.refs.selection.path / "selection.parquet")["sample_id"].to_pylist()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, make_config, prefect_server):
+    """Run once without being killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIVERSEEVOL_ROOT", str(folder / "store"))
+        patch.setenv("DIVERSEEVOL_SCRATCH", str(folder / "scratch"))
+        patch.setenv("DIVERSEEVOL_CACHE", str(folder / "cache"))
+        patch.setenv("DIVERSEEVOL_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("DIVERSEEVOL_LOG_MODELS", "none")
+        evolve(EvolveParameters(name="a", config=make_config(selection={"rounds": 1})))
+    return folder / "store"
+
+
 @pytest.mark.parametrize("step", ["train", "embed", "select", "evaluate", "manifest"])
-def test_a_run_killed_inside_a_step_ends_as_if_nothing_had_happened(step, tmp_path, small_config, monkeypatch):
+def test_a_run_killed_inside_a_step_ends_as_if_nothing_had_happened(step, tmp_path, small_config, undisturbed):
     parameters = EvolveParameters(name="a", config=small_config(selection={"rounds": 1}))
     root = tmp_path / "store"
     kill_inside(step, parameters)
@@ -89,11 +103,9 @@ def test_a_run_killed_inside_a_step_ends_as_if_nothing_had_happened(step, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
 
-    monkeypatch.setenv("DIVERSEEVOL_ROOT", str(tmp_path / "undisturbed"))
-    from tasks import workspace
-
-    workspace._current.set(None)
-    evolve(parameters)
-    assert selected_ids(root, parameters) == selected_ids(tmp_path / "undisturbed", parameters)
-    trained = [{p.read_bytes() for p in r.glob("artifacts/train/*/model.safetensors")} for r in (root, tmp_path / "undisturbed")]
+    assert selected_ids(root, parameters) == selected_ids(undisturbed, parameters)
+    trained = [
+        {path.read_bytes() for path in store.glob("artifacts/train/*/model.safetensors")}
+        for store in (root, undisturbed)
+    ]
     assert trained[0] == trained[1]

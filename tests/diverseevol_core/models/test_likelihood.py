@@ -81,6 +81,6 @@ def test_bytes_are_those_of_the_answer_without_special_tokens(tiny_model: Path):
         rows.append([*before, *ids, tokenizer.eos_token_id])
         marks.append([False] * len(before) + [True] * (len(ids) + 1))
     tokens = TokenTable(
-        np.array(sum(rows, []), np.int32), np.array(sum(marks, []), np.bool_), np.cumsum([0, *map(len, rows)])
+        np.concatenate(rows, dtype=np.int32), np.concatenate(marks, dtype=np.bool_), np.cumsum([0, *map(len, rows)])
     )
     assert answer_bytes(tokens, tokenizer).tolist() == [len(answers[0].encode()), 6, 1]

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from diverseevol_core.data.embedding_table import ParquetEmbeddings, write_embedding_part
 from diverseevol_core.errors import ConfigError, ContractError
 from diverseevol_core.selection import greedy, picking, screening
 from diverseevol_core.selection import k_center as k_center_module
@@ -345,6 +348,37 @@ def test_values_that_are_not_finite_are_named_before_any_pick(bad, memory, is_se
             values, [40 if is_selected else 1], 5, memory_budget_bytes=memory, on_step=lambda *step: steps.append(step)
         )
     assert steps == []
+
+
+@pytest.mark.parametrize("memory", [2**31, STREAMED])
+def test_the_file_part_with_a_nan_is_named(tmp_path, memory):
+    values = clusters(300, 6)
+    values[[40, 250], 2] = np.nan
+    for number, start in enumerate((0, 200)):
+        rows = values[start : start + 200]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 6)
+        pq.write_table(pa.table([column], names=["embedding"]), tmp_path / f"{number}.parquet", row_group_size=100)
+    for selected in (1, 250):
+        source = ParquetEmbeddings(sorted(tmp_path.glob("*.parquet")))
+        # A block is 100 rows of the file, or the whole pool once it is in memory.
+        with pytest.raises(ContractError, match=r"pool_row \[40(, 250)?\] \(in 0\.parquet"):
+            k_center(source, [selected], 5, memory_budget_bytes=memory)
+
+
+@pytest.mark.parametrize("memory", [2**31, STREAMED])
+def test_files_give_the_picks_of_the_array(tmp_path, memory, oracle, small_working_set):
+    small_working_set(64)
+    values = clusters(3000, 20)
+    for start in (0, 1500):
+        write_embedding_part(
+            tmp_path / f"{start}.parquet",
+            pool_rows=np.arange(start, start + 1500),
+            sample_ids=[""] * 1500,
+            n_tokens=np.ones(1500),
+            embeddings=values[start : start + 1500],
+        )
+    source = ParquetEmbeddings(list(tmp_path.glob("*.parquet")))
+    assert_same(k_center(source, [7, 9], 150, memory_budget_bytes=memory), oracle(values, [7, 9], 150))
 
 
 @pytest.mark.parametrize(

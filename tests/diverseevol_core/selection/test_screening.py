@@ -59,7 +59,7 @@ def test_a_source_that_lies_about_its_rows_is_refused():
     source = Short(np.ones((5, 2), np.float32))
     centres = Centres(source.rows(np.array([0])), np.array([0]), 1, np.zeros(2))
     with pytest.raises(ContractError, match="yield 3 rows and announce n_pool=5"):
-        screen(source, centres, make_panel(centres, 0, CPU), np.full(5, np.inf), lambda *_: None)
+        screen(source, centres, make_panel(centres, 0, CPU), np.full(5, np.inf))
 
 
 def test_top_rows_prefer_lower_rows_on_ties_and_skip_excluded_ones():

@@ -183,7 +183,9 @@ def test_a_put_that_fails_half_way_shows_nothing(tmp_path: Path, monkeypatch: py
     assert list((tmp_path / "root" / "a").iterdir()) == []
 
 
-def test_a_download_that_breaks_off_leaves_no_file(remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_download_that_breaks_off_leaves_no_file(
+    remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     remote.write_bytes("x", CONTENT)
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(StorageError):
@@ -253,7 +255,9 @@ def test_an_at_sign_inside_a_prefix_is_no_credential():
     assert checked_root("s3://bucket/pools@v1/") == "s3://bucket/pools@v1"
 
 
-@pytest.mark.parametrize("root", ["", "  ", "file://", "s3://", "s3:///prefix", "s3:bucket/prefix", "s3:", "no-such://x"])
+@pytest.mark.parametrize(
+    "root", ["", "  ", "file://", "s3://", "s3:///prefix", "s3:bucket/prefix", "s3:", "no-such://x"]
+)
 def test_a_root_that_names_no_store_is_refused_before_anything_is_written(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -266,7 +270,15 @@ def test_a_root_that_names_no_store_is_refused_before_anything_is_written(
 def test_a_local_root_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    spellings = ["store", "./store", "store/", "x/../store", "~/store", f"file://{tmp_path}/store", f"{tmp_path}/store/"]
+    spellings = [
+        "store",
+        "./store",
+        "store/",
+        "x/../store",
+        "~/store",
+        f"file://{tmp_path}/store",
+        f"{tmp_path}/store/",
+    ]
     assert {ObjectStore(spelling).root for spelling in spellings} == {str(tmp_path / "store")}
 
 
