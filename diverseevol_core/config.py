@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from diverseevol_core.errors import ContractError
 from diverseevol_core.fingerprint import fingerprint
@@ -19,6 +19,8 @@ PromptTemplate = Literal["auto", "alpaca", "chat"]
 Dtype = Literal["float32", "bfloat16"]
 Pooling = Literal["mean", "last_token", "answer_mean"]
 ScorePositions = Literal["all", "answer"]
+TrainingMethod = Literal["full", "lora"]
+Batching = Literal["padded", "packed"]
 Scheduler = Literal["cosine", "linear", "constant"]
 Metric = Literal["euclidean", "cosine"]
 
@@ -77,6 +79,18 @@ class ModelConfig(_Config):
     )
 
 
+_PUBLISHED_TRAINING = (
+    "epochs",
+    "learning_rate",
+    "scheduler",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "global_batch_size",
+)
+_LORA_TRAINING = ("lora_rank", "lora_alpha", "lora_dropout")
+
+
 class TrainingConfig(_Config):
     """How each round's checkpoint is trained from the base model."""
 
@@ -87,6 +101,57 @@ class TrainingConfig(_Config):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW weight decay.")
     max_grad_norm: Annotated[float, Field(gt=0.0)] = Field(1.0, description="Gradients are clipped to this norm.")
     global_batch_size: PositiveCount = Field(64, description="Samples per optimizer step, over all devices.")
+    method: TrainingMethod = Field(
+        "full",
+        description="Train all weights, or low-rank adapters (`lora`, needs the `peft` extra) that are merged into the "
+        "checkpoint.",
+    )
+    lora_rank: PositiveCount = Field(16, description="Rank of the adapters, on every linear layer but the head.")
+    lora_alpha: PositiveCount = Field(32, description="Adapters are scaled by this over their rank.")
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Dropout before the adapters.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, a third more time."
+    )
+    batching: Batching = Field(
+        "padded",
+        description="Rows of a micro-batch are `padded` to the longest or `packed` end to end; the loss is the same.",
+    )
+    group_by_length: bool = Field(
+        False, description="Draw samples of similar length for an optimizer step, which needs less padding."
+    )
+    max_steps: PositiveCount | None = Field(
+        None,
+        description="Optimizer steps instead of epochs; the same in every round compares rounds at equal compute.",
+    )
+    max_sample_tokens: PositiveCount | None = Field(
+        None,
+        description="Train until about so many tokens, prompts included, have passed instead of epochs; the same in "
+        "every round compares rounds at equal compute.",
+    )
+    stop_patience: PositiveCount | None = Field(
+        None,
+        description="Stop when the loss on the held-out samples has not fallen for so many checks; empty never stops "
+        "early. Held-out figures of such a checkpoint are no longer independent of its training.",
+    )
+    stop_check_steps: PositiveCount = Field(10, description="Optimizer steps between two of these checks.")
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if self.max_steps is not None and self.max_sample_tokens is not None:
+            raise ValueError(
+                f"max_steps={self.max_steps} and max_sample_tokens={self.max_sample_tokens} exclude each other; set one"
+            )
+        return self
+
+    @property
+    def identity(self) -> dict[str, JsonValue]:
+        """The fields that name a checkpoint: the published seven, and each later option only where it is in use.
+
+        A later option that is off computes what there was before it, so checkpoints made then are found again.
+        """
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        always = {*_PUBLISHED_TRAINING, *(_LORA_TRAINING if self.method == "lora" else ())}
+        return self.model_dump(mode="json", include=always) | changed
 
 
 class EmbeddingConfig(_Config):

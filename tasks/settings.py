@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     micro_batch_rows: Annotated[int, Field(ge=1)] = Field(
         4, description="Samples trained at once; the global batch is made up of these."
     )
+    training_processes: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="Processes of this machine that share a training, one a GPU; they give the same loss curve as one.",
+    )
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
         300.0, description="Seconds between resumable checkpoints inside a training step."
     )

@@ -115,7 +115,7 @@ class TrainInput(Value):
     @property
     def identity(self) -> StepIdentity:
         """Base model, selected samples, training settings, arithmetic and seed."""
-        config = self.training.model_dump(mode="json") | {"dtype": self.model.dtype, "seed": self.seed}
+        config: dict[str, Json] = {**self.training.identity, "dtype": self.model.dtype, "seed": self.seed}
         inputs = {"base": self.base.digest, "pool": self.pool.digest, "selection": self.selection.digest}
         return StepIdentity("train", TRAIN_VERSION, config, inputs, self.seed)
 

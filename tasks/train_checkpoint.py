@@ -7,11 +7,12 @@ import shutil
 from diverseevol_core.contracts import ArtifactRef
 from diverseevol_core.models.training import TrainingExecution
 from diverseevol_core.models.training import train_checkpoint as train
+from diverseevol_core.models.training_processes import train_in_processes
 from diverseevol_core.storage.artifacts import ArtifactWriter
 from tasks.base_model import base_model_folder
 from tasks.caching import cached_step
 from tasks.model_work import prepare_device
-from tasks.pool_reading import read_selection, read_tokens, selected_rows
+from tasks.pool_reading import read_held_out, read_selection, read_tokens, selected_rows
 from tasks.progress import progress
 from tasks.step_inputs import TrainInput
 from tasks.workspace import current_workspace
@@ -27,8 +28,11 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
     name = step_input.identity.key[:32]
     output = workspace.scratch("train", f"{name}-final")
     shutil.rmtree(output, ignore_errors=True)
+    processes = workspace.settings.training_processes
+    is_stopped_early = step_input.training.stop_patience is not None
+    held_out = read_held_out(workspace, step_input.pool).tokens if is_stopped_early else None
     with progress("training", None, "steps") as show:
-        summary = train(
+        summary = (train if processes == 1 else train_in_processes)(
             base=base_model_folder(step_input.base),
             tokens=read_tokens(workspace, step_input.pool),
             rows=rows,
@@ -41,7 +45,9 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
                 micro_batch_rows=workspace.settings.micro_batch_rows,
                 checkpoint_seconds=workspace.settings.checkpoint_seconds,
                 scratch=workspace.scratch("train", name),
+                processes=processes,
             ),
+            held_out=held_out,
             on_step=show,
         )
     for path in sorted(output.iterdir()):

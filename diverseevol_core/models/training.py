@@ -13,29 +13,27 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from diverseevol_core.config import Dtype, TrainingConfig
 from diverseevol_core.contracts import LossPoint, TrainingSummary
 from diverseevol_core.data.pool_tables import TokenTable
-from diverseevol_core.errors import ContractError, ModelError
-from diverseevol_core.models.batching import pad_rows
+from diverseevol_core.errors import ConfigError, ContractError, ModelError
 from diverseevol_core.models.loading import load_causal_lm, load_tokenizer
+from diverseevol_core.models.training_callbacks import peak_memory_bytes, report_and_save, stop_early
+from diverseevol_core.models.training_data import EpochSampler, PackedCollator, PaddedCollator, TokenRows
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import PreTrainedModel, Trainer
 
 logger = logging.getLogger(__name__)
 
-IGNORED_LABEL = -100
 _TRAINER_STATE = "trainer_state.json"
 
 
@@ -44,36 +42,14 @@ class TrainingExecution:
     """How a training step runs, without effect on what it computes.
 
     `micro_batch_rows` samples go through the model at once; a resumable checkpoint is written to `scratch` when
-    `checkpoint_seconds` have passed since the last.
+    `checkpoint_seconds` have passed since the last. Each of several `processes` makes the same call.
     """
 
     device: str
     micro_batch_rows: int
     checkpoint_seconds: float
     scratch: Path
-
-
-class _TokenRows(Dataset[int]):
-    """The rows to train on, by table row; batches are padded by the collator."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return int(self._rows.size)
-
-    def __getitem__(self, position: int) -> int:
-        return int(self._rows[position])
-
-
-@dataclass(frozen=True, slots=True)
-class _Collator:
-    tokens: TokenTable
-
-    def __call__(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        batch = pad_rows(self.tokens, list(rows), "cpu")
-        labels = torch.where(batch.is_trained, batch.input_ids, IGNORED_LABEL)
-        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": labels}
+    processes: int = 1
 
 
 def train_checkpoint(
@@ -86,6 +62,7 @@ def train_checkpoint(
     seed: int,
     output: Path,
     execution: TrainingExecution,
+    held_out: TokenTable | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainingSummary:
     """Train a fresh copy of the base model on some rows and save it with its tokenizer.
@@ -99,40 +76,74 @@ def train_checkpoint(
         seed: seed of data order and dropout.
         output: empty folder for the finished checkpoint.
         execution: device, batch and scratch settings.
+        held_out: tokens of the held-out samples; needed with `training.stop_patience`.
         on_step: called with (optimizer steps done, all).
 
     Returns:
         What was done, with the loss after each optimizer step.
 
     Raises:
-        ContractError: there are no rows.
+        ConfigError: processes do not divide the global batch, or an extra is not installed.
+        ContractError: there are no rows, or no held-out samples to stop by.
         ModelError: the base model cannot be loaded, or the loss or a trained weight is not finite.
     """
     if rows.size == 0:
         raise ContractError("rows is empty; nothing to train on")
-    micro_batch_rows = largest_divisor(config.global_batch_size, execution.micro_batch_rows)
-    accumulation = config.global_batch_size // micro_batch_rows
-    n_steps = config.epochs * math.ceil(math.ceil(rows.size / micro_batch_rows) / accumulation)
-    trainer = _trainer(
-        base, tokens, rows, config, dtype, seed, execution, micro_batch_rows, accumulation, n_steps, on_step
-    )
-    trainer.train(resume_from_checkpoint=_resumable(execution.scratch))
+    if config.global_batch_size % execution.processes:
+        raise ConfigError(
+            f"training.global_batch_size={config.global_batch_size} cannot be shared by "
+            f"training_processes={execution.processes}; make it a multiple"
+        )
+    micro_batch_rows = largest_divisor(config.global_batch_size // execution.processes, execution.micro_batch_rows)
+    trainer = _trainer(base, tokens, rows, config, dtype, seed, execution, micro_batch_rows)
+    trainer.add_callback(report_and_save(execution.checkpoint_seconds, on_step))
+    if config.stop_patience is not None:
+        trainer.add_callback(_stopping(config, held_out, execution.device))
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=resumable(execution.scratch))
+    seconds = time.perf_counter() - started
     curve = _loss_curve(trainer)
-    trained = trainer.accelerator.unwrap_model(trainer.model)
+    epochs = float(trainer.state.epoch or 0.0)
+    logger.info(
+        "trained %d steps, %.0f tokens/s, %.1f GB at most",
+        trainer.state.global_step,
+        tokens.n_tokens[rows].sum() * epochs / seconds,
+        peak_memory_bytes(execution.device) / 1e9,
+    )
+    trained = _merged(trainer.accelerator.unwrap_model(trainer.model))
     _check_weights(trained, curve[-1].step)
-    trained.config.use_cache = True  # off only while training; a checkpoint that generates without it is slow
-    trained.save_pretrained(output)
-    load_tokenizer(base).save_pretrained(output)
-    shutil.rmtree(execution.scratch, ignore_errors=True)
-    trained_per_epoch = sum(int(tokens.is_trained[tokens.offsets[row] : tokens.offsets[row + 1]].sum()) for row in rows)
+    if trainer.is_world_process_zero():
+        trained.config.use_cache = True  # off only while training; a checkpoint that generates without it is slow
+        trained.save_pretrained(output)
+        load_tokenizer(base).save_pretrained(output)
+        shutil.rmtree(execution.scratch, ignore_errors=True)
     return TrainingSummary(
         n_samples=int(rows.size),
         optimizer_steps=int(trainer.state.global_step),
-        trained_tokens=trained_per_epoch * config.epochs,
+        trained_tokens=round(int(tokens.n_trained[rows].sum()) * epochs),
         micro_batch_rows=micro_batch_rows,
         final_loss_nats=curve[-1].loss_nats,
         curve=curve,
     )
+
+
+def planned_steps(config: TrainingConfig, n_tokens: np.ndarray) -> int:
+    """Count the optimizer steps of a training that nothing stops early.
+
+    Args:
+        config: training settings.
+        n_tokens: `(n_selected,)` tokens of each row.
+
+    Returns:
+        `max_steps` where it is set; as many as bring `max_sample_tokens` through the model, to the nearest; else all of
+        the epochs'.
+    """
+    steps_per_epoch = math.ceil(n_tokens.size / config.global_batch_size)
+    if config.max_steps is not None:
+        return config.max_steps
+    if config.max_sample_tokens is not None:
+        return max(1, round(config.max_sample_tokens * steps_per_epoch / int(n_tokens.sum())))
+    return config.epochs * steps_per_epoch
 
 
 def largest_divisor(number: int, limit: int) -> int:
@@ -157,27 +168,30 @@ def _trainer(
     seed: int,
     execution: TrainingExecution,
     micro_batch_rows: int,
-    accumulation: int,
-    n_steps: int,
-    on_step: Callable[[int, int], None] | None,
 ) -> Trainer:
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
     set_seed(seed)
+    n_steps = planned_steps(config, tokens.n_tokens[rows])
+    has_own_length = config.max_steps is not None or config.max_sample_tokens is not None
+    is_cpu = execution.device == "cpu"
     arguments = TrainingArguments(
         output_dir=str(execution.scratch),
         num_train_epochs=config.epochs,
+        max_steps=n_steps if has_own_length else -1,
         per_device_train_batch_size=micro_batch_rows,
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=config.global_batch_size // (micro_batch_rows * execution.processes),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler,
         warmup_steps=math.ceil(config.warmup_ratio * n_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=dtype == "bfloat16",
-        use_cpu=execution.device == "cpu",
+        use_cpu=is_cpu,
         seed=seed,
         data_seed=seed,
+        ddp_backend="gloo" if is_cpu and execution.processes > 1 else None,
+        ddp_find_unused_parameters=False if execution.processes > 1 else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -185,50 +199,61 @@ def _trainer(
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=execution.device != "cpu",
+        dataloader_pin_memory=not is_cpu,
     )
     model = load_causal_lm(base, dtype="float32", device="cpu")
     model.config.use_cache = False
+    if config.gradient_checkpointing:
+        # Renamed in transformers 5; the Trainer's argument of the old name warns wherever it is given.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     trainer = Trainer(
-        model=model,
+        model=_adapted(model, config) if config.method == "lora" else model,
         args=arguments,
-        train_dataset=_TokenRows(rows),
-        data_collator=_Collator(tokens),
-        callbacks=[_callback(execution.checkpoint_seconds, on_step)],
+        train_dataset=TokenRows(rows),
+        data_collator=PackedCollator(tokens) if config.batching == "packed" else PaddedCollator(tokens),
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
+    if config.group_by_length or execution.processes > 1:
+        sampler = EpochSampler(
+            tokens.n_tokens[rows],
+            seed=seed,
+            global_batch_size=config.global_batch_size,
+            is_grouped=config.group_by_length,
+            multiple=micro_batch_rows * execution.processes if execution.processes > 1 else 1,
+        )
+        trainer._get_train_sampler = lambda train_dataset=None: sampler  # type: ignore[method-assign]
     return trainer
 
 
-def _printer() -> Any:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
-
-
-def _callback(checkpoint_seconds: float, on_step: Callable[[int, int], None] | None) -> Any:
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-    class SaveByTheClock(TrainerCallback):
-        """Reports steps, and asks for a resumable checkpoint when enough time has passed."""
-
-        def __init__(self) -> None:
-            self._saved_at = time.monotonic()
-
-        def on_step_end(
-            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-        ) -> None:
-            if on_step is not None:
-                on_step(state.global_step, state.max_steps)
-            is_due = time.monotonic() - self._saved_at >= checkpoint_seconds
-            if is_due and state.global_step < state.max_steps:
-                control.should_save = True
-                self._saved_at = time.monotonic()
-
-    return SaveByTheClock()
+def _adapted(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigError("training.method=lora needs the 'peft' extra; pip install 'diverseevol[peft]'") from error
+    adapters = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+    )
+    return cast("PreTrainedModel", get_peft_model(model, adapters))
 
 
-def _resumable(scratch: Path) -> str | None:
+def _merged(model: Any) -> PreTrainedModel:
+    """Merge adapters into the weights, so that a checkpoint is whole by itself whatever the method."""
+    merged: PreTrainedModel = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return merged
+
+
+def _stopping(config: TrainingConfig, held_out: TokenTable | None, device: str) -> Any:
+    if held_out is None or config.stop_patience is None:
+        raise ContractError(f"training.stop_patience={config.stop_patience} needs held-out samples; leave it empty")
+    return stop_early(held_out, patience=config.stop_patience, every_steps=config.stop_check_steps, device=device)
+
+
+def resumable(scratch: Path) -> str | None:
     """Find the newest complete checkpoint of this computation; half-written ones are removed."""
     complete: list[tuple[int, Path]] = []
     for folder in scratch.glob("checkpoint-*"):

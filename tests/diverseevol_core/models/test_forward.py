@@ -70,7 +70,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_once(make_tokens: Any, cap
 
 def test_one_row_that_does_not_fit_is_an_error_that_names_its_length(make_tokens: Any):
     tokens = lengths_table(make_tokens, [30, 5, 5])
-    with pytest.raises(ModelError, match=r"one row of 30 tokens does not fit into the memory of cpu; lower model\.max_"):
+    with pytest.raises(
+        ModelError, match=r"one row of 30 tokens does not fit into the memory of cpu; lower model\.max_"
+    ):
         list(run_batches(tokens, np.arange(3), SmallMemory(20), batch_tokens=64, device="cpu"))
 
 

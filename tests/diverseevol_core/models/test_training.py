@@ -18,7 +18,7 @@ from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import ContractError, ModelError
 from diverseevol_core.models.likelihood import answer_likelihood
 from diverseevol_core.models.loading import load_causal_lm, load_tokenizer
-from diverseevol_core.models.training import TrainingExecution, largest_divisor, train_checkpoint
+from diverseevol_core.models.training import TrainingExecution, largest_divisor, planned_steps, train_checkpoint
 
 CONFIG = TrainingConfig(epochs=2, learning_rate=1e-2, global_batch_size=4, warmup_ratio=0.1)
 ROWS = np.array([3, 1, 11, 20, 7, 5, 9, 17, 2, 14])
@@ -236,3 +236,95 @@ def test_nothing_selected_is_refused(bench: Bench):
 def test_the_largest_divisor_is_that_of_trying_all(number: int, limit: int):
     divisors = [each for each in range(1, number + 1) if number % each == 0 and each <= max(1, limit)]
     assert largest_divisor(number, limit) == max(divisors)
+
+
+OPTIONS = {
+    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "packed": {"batching": "packed"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_that_save_work_or_memory_give_the_same_loss_curve(bench: Bench, options: dict[str, Any]):
+    plain = bench.train("plain")
+    other = bench.train("other", config=CONFIG.model_copy(update=options))
+    # Products of other shapes round differently, and six AdamW steps at a rate of 1e-2 let the difference grow.
+    np.testing.assert_allclose(
+        [point.loss_nats for point in other.curve], [point.loss_nats for point in plain.curve], rtol=2e-4
+    )
+    assert other.trained_tokens == plain.trained_tokens
+
+
+def test_a_packed_training_killed_in_the_middle_goes_on_to_the_same_bytes(bench: Bench):
+    config = CONFIG.model_copy(update={"batching": "packed", "group_by_length": True})
+    whole = bench.train("whole", config=config)
+    bench.kill_at(4, "killed", config=config)
+    assert bench.train("killed", config=config) == whole
+    assert bench.weights("killed") == bench.weights("whole")
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_are_merged_into_a_checkpoint_like_any_other(bench: Bench):
+    lora = {"method": "lora", "lora_rank": 4, "learning_rate": 5e-2}
+    summary = bench.train(config=CONFIG.model_copy(update=lora))
+    assert summary.curve[-1].loss_nats < summary.curve[0].loss_nats
+    trained, base = (load_causal_lm(path, dtype="float32", device="cpu") for path in (bench.folder / "run", bench.base))
+    changed = {
+        name
+        for (name, after), before in zip(trained.named_parameters(), base.parameters(), strict=True)
+        if not torch.equal(after, before)
+    }
+    assert len(changed) == 14, "the seven linear layers of both blocks"
+    assert not any("embed" in name or "norm" in name or "lm_head" in name for name in changed)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_killed_training_of_adapters_goes_on_to_the_same_bytes(bench: Bench):
+    config = CONFIG.model_copy(update={"method": "lora", "lora_rank": 2})
+    whole = bench.train("whole", config=config)
+    bench.kill_at(3, "killed", config=config)
+    assert bench.train("killed", config=config) == whole
+    assert bench.weights("killed") == bench.weights("whole")
+
+
+@pytest.mark.parametrize("max_steps", [1, 4, 8])
+def test_rounds_of_any_size_can_have_equally_many_steps(bench: Bench, max_steps: int):
+    config = CONFIG.model_copy(update={"max_steps": max_steps})
+    few, many = (bench.train(name, rows=rows, config=config) for name, rows in (("few", ROWS[:5]), ("many", ROWS)))
+    assert few.optimizer_steps == many.optimizer_steps == max_steps
+
+
+def test_rounds_of_any_size_can_have_equally_many_tokens(bench: Bench):
+    n_tokens = bench.tokens.n_tokens
+    for rows in (ROWS[:4], ROWS):
+        steps = planned_steps(CONFIG.model_copy(update={"max_sample_tokens": 2000}), n_tokens[rows])
+        per_step = n_tokens[rows].sum() / np.ceil(rows.size / CONFIG.global_batch_size)
+        assert abs(steps * per_step - 2000) <= per_step / 2
+    assert planned_steps(CONFIG, n_tokens[ROWS]) == N_STEPS
+
+
+def test_training_stops_when_the_held_out_loss_no_longer_falls(bench: Bench, make_tokens: Callable[..., TokenTable]):
+    held_out = make_tokens([[499, 3, 400, 0], [77, 450, 9, 0]], [1, 1])
+    early = {"stop_patience": 2, "stop_check_steps": 1, "epochs": 30, "learning_rate": 5e-2}
+    config = CONFIG.model_copy(update=early)
+    stopped = bench.train(config=config, held_out=held_out)
+    assert 3 <= stopped.optimizer_steps < 90
+    bench.kill_at(2, "killed", config=config, held_out=held_out)
+    assert bench.train("killed", config=config, held_out=held_out) == stopped
+    with pytest.raises(ContractError, match="stop_patience=2 needs held-out samples"):
+        bench.train("without", config=config)
+
+
+def test_length_and_tokens_exclude_each_other():
+    with pytest.raises(ValueError, match="max_steps=3 and max_sample_tokens=9 exclude each other"):
+        TrainingConfig(max_steps=3, max_sample_tokens=9)
+
+
+def test_options_that_are_off_do_not_rename_a_checkpoint():
+    published = set(TrainingConfig().identity)
+    assert published == {
+        "epochs", "learning_rate", "scheduler", "warmup_ratio", "weight_decay", "max_grad_norm", "global_batch_size"
+    }  # fmt: skip
+    assert set(TrainingConfig(epochs=9).identity) == published
+    assert set(TrainingConfig(max_steps=9).identity) == published | {"max_steps"}
+    assert set(TrainingConfig(method="lora").identity) > published | {"method", "lora_rank", "lora_alpha"}
