@@ -33,6 +33,15 @@ class _Config(BaseModel):
     # Infinity has no JSON: a run could be claimed with it and never be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @property
+    def identity(self) -> dict[str, JsonValue]:
+        """The fields that are not at their default, for keys and fingerprints.
+
+        An option that is added later and left alone thus changes no key; a default that changes needs a raised version
+        of the steps that read it.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True)
+
 
 class PoolConfig(_Config):
     """Which instruction-response pairs there are to choose from."""
@@ -266,5 +275,5 @@ class RunConfig(_Config):
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the config's canonical JSON, 64 hexadecimal digits."""
-        return fingerprint(self.model_dump(mode="json"))
+        """The sha256 of the config's identity, 64 hexadecimal digits."""
+        return fingerprint(self.identity)

@@ -51,8 +51,8 @@ class PoolInput(Value):
     @property
     def identity(self) -> StepIdentity:
         """Content of the source and settings; not its address."""
-        config: dict[str, Json] = self.pool.model_dump(mode="json", exclude={"uri"})
-        config |= {"max_tokens": self.model.max_tokens, "seed": self.seed}
+        config: dict[str, Json] = {**self.pool.identity, "max_tokens": self.model.max_tokens, "seed": self.seed}
+        config.pop("uri", None)
         inputs = {"source": self.source_digest, "tokenizer": self.base.tokenizer_digest}
         return StepIdentity("pool", POOL_VERSION, config, inputs, self.seed)
 
@@ -90,10 +90,9 @@ class SelectionInput(Value):
     @property
     def identity(self) -> StepIdentity:
         """Strategy and its options, budget, round and seed; not how many rounds there will be."""
-        config = self.selection.model_dump(mode="json", exclude={"rounds", "initial_size"}) | {
-            "seed": self.seed,
-            "round": self.round,
-        }
+        config: dict[str, Json] = {**self.selection.identity, "seed": self.seed, "round": self.round}
+        config.pop("rounds", None)
+        config.pop("initial_size", None)
         inputs = {"pool": self.pool.digest, "selected": self.selected.digest}
         if self.embeddings is not None:
             inputs["embeddings"] = self.embeddings.digest
@@ -133,7 +132,7 @@ class EmbedInput(Value):
     def identity(self) -> StepIdentity:
         """Model weights, pool, pooling and arithmetic."""
         weights = self.checkpoint.digest if self.checkpoint is not None else self.base.digest
-        config = self.embedding.model_dump(mode="json")
+        config = self.embedding.identity
         return StepIdentity("embed", EMBED_VERSION, config, {"model": weights, "pool": self.pool.digest}, self.seed)
 
 
@@ -163,7 +162,8 @@ class ScoreInput(Value):
     @property
     def identity(self) -> StepIdentity:
         """Model weights, pool, positions and arithmetic; for IFD also the tokenizer, which gives its start token."""
-        config: dict[str, Json] = self.scoring.model_dump(mode="json") | {
+        config: dict[str, Json] = {
+            **self.scoring.identity,
             "dtype": self.embedding.dtype,
             "ifd": self.is_ifd_wanted,
         }
@@ -184,7 +184,9 @@ class EvaluationInput(Value):
     @property
     def identity(self) -> StepIdentity:
         """Checkpoint, held-out samples, intervals and seed."""
-        config = self.evaluation.model_dump(mode="json", exclude={"diversity", "random_draws"}) | {"seed": self.seed}
+        config: dict[str, Json] = {**self.evaluation.identity, "seed": self.seed}
+        config.pop("diversity", None)
+        config.pop("random_draws", None)
         inputs = {"checkpoint": self.checkpoint.digest, "pool": self.pool.digest}
         return StepIdentity("evaluate", EVALUATE_VERSION, config, inputs, self.seed)
 

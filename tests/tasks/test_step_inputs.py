@@ -73,3 +73,9 @@ def test_random_draws_of_the_diversity_step_do_not_change_an_evaluation():
 def test_steps_of_equal_content_have_different_keys():
     initial = InitialSelectionInput(pool=ref(), initial_size=5, seed=0)
     assert len({value.identity.key for value in (TRAIN, SELECT, initial)}) == 3
+
+
+def test_an_option_left_at_its_default_takes_no_part_in_a_key():
+    assert changed(SELECT, selection=SelectionConfig(trim_ratio=0.0)).identity.key == SELECT.identity.key
+    assert changed(SELECT, selection=SelectionConfig(trim_ratio=0.1)).identity.key != SELECT.identity.key
+    assert "trim_ratio" not in SELECT.identity.config
