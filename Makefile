@@ -38,12 +38,22 @@ check: $(VENV)/dev  ## format, lint, types, layers, docs in step
 
 bench: $(VENV)/dev  ## benchmarks; figures are in docs/performance.md
 	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.embedding
+	$(BIN)/python -m benchmarks.embedding --memory 1
+	$(BIN)/python -m benchmarks.scores
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.orchestration
 
-e2e: $(VENV)/dev  ## servers and kill -9, for real
-	$(BIN)/python -m pytest -q -m e2e
+$(VENV)/browser: $(VENV)/dev
+	$(PIP) --editable '.[gguf,hf,dev,browser]'
+	command -v chromium || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
+	touch $@
+
+e2e: $(VENV)/browser  ## servers, kill -9 and a browser, for real; about 15 minutes on two cores
+	$(BIN)/python -m pytest -q -m e2e tests/e2e
 
 docs: $(VENV)/dev  ## write the generated parts of the docs again
-	$(BIN)/python -m tests.write_docs
+	$(BIN)/python docs/generate.py
 
 clean:  ## remove the environment and caches; stores are kept
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -43,6 +43,7 @@ def deploy(settings: Settings, *, is_shared: bool = True) -> list[str]:
     Raises:
         ConfigError: the server does not answer, or refuses something.
     """
+    from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
 
@@ -57,8 +58,9 @@ def deploy(settings: Settings, *, is_shared: bool = True) -> list[str]:
                 f"result storage {block}",
                 _set_automation(client, settings),
             ]
-    except (PrefectException, OSError, RuntimeError) as error:
-        raise ConfigError(f"the Prefect server cannot be set up: {type(error).__name__}: {error}") from error
+    except (PrefectException, HTTPError, OSError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"the Prefect server cannot be set up ({reason}); run diverseevol doctor") from error
     _register(settings)
     with get_client(sync_client=True) as client:
         _offer_strategies(client)

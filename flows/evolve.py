@@ -10,16 +10,19 @@ from diverseevol_core.errors import DamagedArtifactError
 from flows.evolution_round import evolution_round, prepare_run
 from flows.logging_setup import show_own_logs
 from flows.parameters import EvolveParameters, RoundParameters
-from tasks.run_pages import run_tags, tag_flow_run
+from tasks.run_pages import run_tags, show_rounds, tag_flow_run
 from tasks.tracking import close_evolution
 
 logger = logging.getLogger(__name__)
+
+# A default of None would greet people with an empty form instead of one that is filled in.
+DEFAULTS = EvolveParameters()
 
 _DAMAGE_REPAIRS = 3
 
 
 @flow(name="evolve", flow_run_name="{parameters.run}", persist_result=True, result_serializer="json")
-def evolve(parameters: EvolveParameters | None = None) -> dict[str, str | int | None]:
+def evolve(parameters: EvolveParameters = DEFAULTS) -> dict[str, str | int | None]:
     """Evolve a selection: round 0 at random, then round by round what the query strategy adds.
 
     An artifact found damaged is computed again: the rounds are gone through once more, and all that is sound is reused.
@@ -32,22 +35,22 @@ def evolve(parameters: EvolveParameters | None = None) -> dict[str, str | int | 
         DamagedArtifactError: artifacts were damaged again and again; the store itself is at fault.
     """
     show_own_logs()
-    chosen = parameters or EvolveParameters()
-    tag_flow_run(chosen.config)
+    tag_flow_run(parameters.config)
     for repair in range(_DAMAGE_REPAIRS + 1):
         try:
-            with tags(*run_tags(chosen.config)):
-                _run_rounds(chosen)
+            with tags(*run_tags(parameters.config)):
+                _run_rounds(parameters)
             break
         except DamagedArtifactError as error:
             if repair == _DAMAGE_REPAIRS:
                 raise
             logger.warning("%s (repair %d of %d)", error, repair + 1, _DAMAGE_REPAIRS)
-    closed = close_evolution(chosen.run, chosen.config, return_state=True)
+    closed = close_evolution(parameters.run, parameters.config, return_state=True)
     if closed.is_failed():
         logger.error("the run is complete in the store but not in MLflow: %s", closed.message)
+    show_rounds(parameters.run, parameters.config, with_links=not closed.is_failed())
     tracked = None if closed.is_failed() else closed.result()
-    return {"run": chosen.run, "rounds": chosen.config.selection.rounds, "mlflow_run_id": tracked}
+    return {"run": parameters.run, "rounds": parameters.config.selection.rounds, "mlflow_run_id": tracked}
 
 
 def _run_rounds(parameters: EvolveParameters) -> None:

@@ -55,7 +55,9 @@ def serve(*, prefect_port: int, mlflow_port: int) -> int:
     services: list[_Service] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        services.append(_start("prefect", _prefect_command(prefect_port), SERVER_ENVIRONMENT))
+        # Without it, pages ask the API at Prefect's default port, whatever port they came from.
+        server = SERVER_ENVIRONMENT | {"PREFECT_SERVER_UI_API_URL": api}
+        services.append(_start("prefect", _prefect_command(prefect_port), server))
         services.append(
             _start("mlflow", _mlflow_command(settings, mlflow_port), {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
         )
