@@ -116,7 +116,7 @@ def _entries(workspace: Workspace, step_input: EmbedInput) -> Iterator[_Entry]:
 def _folder(step_input: EmbedInput) -> str:
     identity = step_input.identity
     name = fingerprint({"config": dict(identity.config), "model": identity.inputs["model"], "v": identity.version})
-    return f"artifacts/embed-index/{name[:32]}"
+    return f"artifacts/embed/known-{name[:32]}"
 
 
 def _row_names(tokens: TokenTable) -> list[bytes]:

@@ -25,7 +25,11 @@ from diverseevol_core.models.forward import last_states, run_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+# The head reads its whole weight once a chunk: per position 0.88 ms at 42 positions, 0.55 at 128 (vocabulary 49,152).
+_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 256 << 20}
+# What follows is quickest on slices that stay in a core's cache.
+_SLICE_ROWS = 16
+_BLOCK = 64
 _MEANS = ("max_logit", "max_probability", "logit_margin", "entropy_nats")
 _SUMS = (*_MEANS, "n_positions", "loss_sum", "n_losses", "answer_loss_sum")
 
@@ -120,8 +124,8 @@ def position_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         `max_logit`, `max_probability`, `logit_margin`, `entropy_nats` and `loss` (of the target, in nats): `(n,)`
         float32 each.
     """
-    top = logits.topk(2, dim=1).values
-    shifted = logits.sub_(top[:, :1])
+    first, second = _two_largest(logits)
+    shifted = logits.sub_(first[:, None])
     target = shifted.gather(1, targets[:, None])[:, 0]
     exponentials = shifted.exp()
     total = exponentials.sum(dim=1)
@@ -129,12 +133,33 @@ def position_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     weighted = torch.linalg.vecdot(exponentials, shifted.clamp_(min=-1e4), dim=1)
     log_total = total.log()
     return {
-        "max_logit": top[:, 0],
+        "max_logit": first,
         "max_probability": total.reciprocal(),
-        "logit_margin": top[:, 0] - top[:, 1],
+        "logit_margin": first - second,
         "entropy_nats": log_total - weighted / total,
         "loss": log_total - target,
     }
+
+
+def _two_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the two largest values of each row by those of its blocks: `topk` over all takes five times as long."""
+    n_rows, n_vocabulary = logits.shape
+    if n_vocabulary % _BLOCK or n_vocabulary < 2 * _BLOCK:
+        top = logits.topk(2, dim=1).values
+        return top[:, 0], top[:, 1]
+    blocks = logits.view(n_rows, -1, _BLOCK)
+    leaders = blocks.amax(dim=2).topk(2, dim=1)
+    within = blocks[torch.arange(n_rows, device=logits.device), leaders.indices[:, 0]].topk(2, dim=1).values
+    return within[:, 0], torch.maximum(within[:, 1], leaders.values[:, 1])
+
+
+def _sliced_scores(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Do as `position_scores`, on the CPU a few rows at a time."""
+    if logits.device.type != "cpu":
+        return position_scores(logits, targets)
+    slices = zip(torch.split(logits, _SLICE_ROWS), torch.split(targets, _SLICE_ROWS), strict=True)
+    parts = [position_scores(*part) for part in slices]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _batch_sums(
@@ -151,7 +176,7 @@ def _batch_sums(
     flat = states.flatten(0, 1)
     sums = {name: torch.zeros(n_rows, dtype=torch.float64, device=states.device) for name in _SUMS}
     for chunk in torch.split(where, _chunk_positions(head, states)):
-        scores = position_scores(head(flat[chunk]), next_ids[chunk])
+        scores = _sliced_scores(head(flat[chunk]), next_ids[chunk])
         row, loss = chunk // seq, scores.pop("loss").to(torch.float64)
         counted, answer = has_next[chunk].to(torch.float64), predicts_answer[chunk].to(torch.float64)
         for name, values in scores.items():

@@ -80,6 +80,11 @@ def withdraw(ref: ArtifactRef) -> None:
     current_workspace().store.delete(f"{ref.path}/manifest.json")
 
 
+def forget_known_vectors() -> None:
+    for folder in current_workspace().store.local_path("artifacts/embed").glob("known-*"):
+        shutil.rmtree(folder)
+
+
 def test_a_killed_embedding_goes_on_after_its_last_whole_part_on_another_machine(make_input, embedded, tmp_path):
     calls, dies_at = embedded
     step_input = make_input()
@@ -97,7 +102,7 @@ def test_a_killed_embedding_goes_on_after_its_last_whole_part_on_another_machine
     assert not [name for name in names if "unfinished" in name]
 
     current_workspace().store.delete(f"{ref.path}/manifest.json")
-    shutil.rmtree(tmp_path / "store" / "artifacts" / "embed-index")
+    forget_known_vectors()
     again = embed_pool.fn(step_input)
     assert again.digest == ref.digest
     np.testing.assert_array_equal(vectors_of(again), found)
@@ -160,7 +165,7 @@ def test_a_pool_that_grew_costs_its_growth(make_input, embedded):
     assert sum(calls) <= 4
 
     withdraw(second)
-    shutil.rmtree(current_workspace().store.local_path("artifacts/embed-index"))
+    forget_known_vectors()
     fresh = embed_pool.fn(grown)
     # Float rounding of other batch shapes; see tests/diverseevol_core/models/test_forward.py.
     np.testing.assert_allclose(vectors_of(fresh), grown_vectors, rtol=0, atol=1e-5)

@@ -83,6 +83,17 @@ def test_a_hand_made_position():
 
 
 @settings(deadline=None)
+@given(st.integers(1, 5), st.sampled_from([2, 63, 64, 128, 192, 200, 1024]), st.integers(1, 4), st.integers(0, 99))
+def test_the_two_largest_are_those_of_a_sort_whatever_the_vocabulary(n_rows, n_vocabulary, n_values, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-n_values, n_values + 1, (n_rows, n_vocabulary), generator=generator).float()
+    first, second = scoring._two_largest(logits)
+    ranked = logits.sort(dim=1, descending=True).values
+    assert torch.equal(first, ranked[:, 0])
+    assert torch.equal(second, ranked[:, 1])
+
+
+@settings(deadline=None)
 @given(
     st.integers(2, 50).flatmap(lambda n: st.lists(st.floats(-80, 80, width=32), min_size=n, max_size=n).map(np.float32))
 )
