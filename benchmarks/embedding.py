@@ -7,6 +7,7 @@ python -m benchmarks.embedding --model FOLDER --rows 64 --repeats 5
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import arguments, interleaved, model_folder, pool_tokens, report, spread_rows, tiny_model
+from diverseevol_core.data.demo_pool import demo_rows
 from diverseevol_core.models.embedding import embed_rows
 from diverseevol_core.models.loading import load_causal_lm, resolve_device
 from diverseevol_core.selection.k_center import k_center
@@ -104,6 +106,16 @@ def memory() -> None:
     print(f"ratio {peaks[50_000] / peaks[10_000]:.3f}")
 
 
+def write_rows(path: Path, n_rows: int) -> Path:
+    """Write as many distinct rows as wanted; the generated pool itself ends at 20,000."""
+    families = list(demo_rows(5_000, 7))
+    with path.open("w") as file:
+        for number in range(n_rows):
+            row = families[number % len(families)]
+            file.write(json.dumps(row | {"instruction": f"{row['instruction']} (task {number})"}) + "\n")
+    return path
+
+
 def embed_once(n_rows: int) -> None:
     """Embed a generated pool with the task itself and print by how much memory grew to its peak, base included."""
     from diverseevol_core.config import EmbeddingConfig, ModelConfig, PoolConfig
@@ -115,7 +127,7 @@ def embed_once(n_rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = ModelConfig(name=str(tiny_model(Path(folder))), max_tokens=128)
         base = resolve_base_model.fn(model)
-        config = PoolConfig(uri=f"demo://task-families?rows={n_rows}&seed=7", holdout=10)
+        config = PoolConfig(uri=str(write_rows(Path(folder) / "rows.jsonl", n_rows)), holdout=10)
         read, write = os.pipe()
         if os.fork() == 0:  # the pool is prepared elsewhere: its peak is not that of embedding
             source = digest_source.fn(config.uri)
