@@ -98,13 +98,13 @@ def round_rows(records: Sequence[RoundRecord], links: Mapping[int, str]) -> list
         {
             "round": record.round,
             "selected": record.n_selected,
+            "MLflow": f"[open]({links[record.round]})" if record.round in links else "n/a",
             "loss, nats/token": _interval(record.evaluation.loss_nats),
             "bits/byte": _interval(record.evaluation.bits_per_byte),
             "covering radius": _number(record.selection.covering_radius_after),
             "Vendi score": _number(record.diversity.selected.vendi if record.diversity else None),
             "seconds": round(sum(record.seconds.values()), 1),
             "finished": record.finished_at.isoformat(timespec="seconds"),
-            "MLflow": f"[open]({links[record.round]})" if record.round in links else "-",
         }
         for record in records
     ]
@@ -144,4 +144,4 @@ def _interval(interval: Interval) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "n/a" if value is None else f"{value:.3f}"

@@ -19,10 +19,10 @@ class FaultyProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, upstream: str, fault: Fault) -> None:
+    def __init__(self, upstream: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(upstream).netloc
-        self.fault = fault
+        self.fault: Fault = "refuse"
         self.left = self.suffered = 0
         self.address = f"http://127.0.0.1:{self.server_port}"
         self._lock = threading.Lock()

@@ -1,0 +1,2 @@
+-- MLflow's database, beside Prefect's; run once, when the volume is empty.
+CREATE DATABASE mlflow;
