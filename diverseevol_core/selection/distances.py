@@ -100,21 +100,24 @@ class Centres:
         return int(self._first_equal[position])
 
 
-def centre(vectors: Vectors, origin: Floats) -> Float32s:
+def centre(vectors: Vectors, origin: Floats, out: Float32s | None = None) -> Float32s:
     """Subtract the origin, rounding once to float32.
 
     Args:
         vectors: `(rows, dim)` floats.
         origin: `(dim,)` float64 whose values float32 holds exactly.
+        out: where to write; new memory costs more than the subtraction.
 
     Returns:
         `(rows, dim)` float32.
     """
+    if out is None:
+        out = np.empty(vectors.shape, dtype=np.float32)
     if vectors.dtype == np.float32:
-        fast: Float32s = vectors - origin.astype(np.float32)
-        return fast
+        return np.subtract(vectors, origin.astype(np.float32), out=out)
     with np.errstate(over="ignore"):
-        return (vectors - origin).astype(np.float32)
+        out[...] = vectors - origin
+    return out
 
 
 def squared_lengths(centred: Float32s) -> Floats:

@@ -25,6 +25,7 @@ from diverseevol_core.selection.screening import (
     choose_origin,
     in_range,
 )
+from diverseevol_core.selection.small_pools import is_small, pick_small
 from diverseevol_core.selection.sources import (
     ArrayEmbeddings,
     MappedEmbeddings,
@@ -96,13 +97,17 @@ def k_center(
     selected = check_selection(source.n_pool, selected_rows, budget)
     if selected.size == 0:
         raise ContractError("k_center got no selected rows, n_selected=0; start from a random selection (round 0)")
-    prefix = check_selection(source.n_pool, np.asarray(prefix_rows, dtype=np.int64), 0)
-    check_selection(source.n_pool, np.concatenate([selected, prefix]), max(budget - prefix.size, -1))
+    prefix = np.asarray(prefix_rows, dtype=np.int64)
+    if prefix.size:
+        check_selection(source.n_pool, np.concatenate([selected, prefix]), max(budget - prefix.size, -1))
     limits = limits or Limits()
     _check_limits(limits, source.n_pool)
     if metric == "cosine":
         source = MappedEmbeddings(source, unit_rows, source.dim)
     search = _Search(selected, prefix, budget, limits, memory_budget_bytes, check_device(device), on_step)
+    picks = search.run_small(source)
+    if picks is not None:
+        return picks
     with row_workers():
         try:
             return search.run(source)
@@ -149,6 +154,15 @@ class _Search:
     on_step: OnStep | None
     check_scale: bool = True
 
+    def run_small(self, source: EmbeddingSource) -> Picks | None:
+        """Take the short way with a small array; None when the pool or the call asks for more."""
+        is_plain = self.limits.is_free and not self.prefix.size and self.device.type == "cpu"
+        if not (is_plain and isinstance(source, ArrayEmbeddings) and _bytes_held(source) <= self.memory_budget_bytes):
+            return None
+        if not is_small(source.n_pool, source.dim, self.selected.size, self.budget):
+            return None
+        return pick_small(source.whole(), self.selected, self.budget, self.on_step)
+
     def run(self, source: EmbeddingSource) -> Picks:
         centres, found = self._start(source)
         bounds = np.full(source.n_pool, np.inf)
@@ -161,9 +175,7 @@ class _Search:
         return run.picks(self.on_step)
 
     def _open(self, source: EmbeddingSource, centres: Centres, bounds: Floats) -> HeldPool | StreamedPool:
-        # A centred float32 copy, and the vectors themselves unless they are in memory already.
-        n_copies = 1 if isinstance(source, ArrayEmbeddings) else 2
-        if 4 * source.n_pool * source.dim * n_copies <= self.memory_budget_bytes:
+        if _bytes_held(source) <= self.memory_budget_bytes:
             return HeldPool(source, centres, bounds, device=self.device, check_scale=self.check_scale)
         weights = self.limits.weights
         return StreamedPool(
@@ -201,6 +213,11 @@ class _Search:
         affordable = self.memory_budget_bytes // (4 * 8 * dim)
         wanted = max(ACTIVE_ROWS, ACTIVE_PER_PICK * self.budget)
         return max(wanted, min(affordable, 16 * wanted)) if n_centres < COLD_CENTRES else wanted
+
+
+def _bytes_held(source: EmbeddingSource) -> int:
+    """Estimate what a held pool adds: centred float32 copy, and the vectors unless they are in memory already."""
+    return 4 * source.n_pool * source.dim * (1 if isinstance(source, ArrayEmbeddings) else 2)
 
 
 class KCenterStrategy:

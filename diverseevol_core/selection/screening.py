@@ -74,6 +74,8 @@ def check_device(device: str) -> torch.device:
     Raises:
         ConfigError: torch does not know it or cannot use it here.
     """
+    if device == "cpu":
+        return torch.device(device)
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
@@ -212,7 +214,7 @@ def _lower_block(
 
     def lower(rows: slice) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            centred[rows] = centre(vectors[rows], origin)
+            centre(vectors[rows], origin, out=centred[rows])
             centred_sq[rows] = squared_lengths(centred[rows])
             np.minimum(bounds[rows], upper_bounds(centred[rows], centred_sq[rows], panel), out=bounds[rows])
 

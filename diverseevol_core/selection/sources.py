@@ -65,7 +65,7 @@ def block_rows(dim: int) -> int:
     Returns:
         256 to 4,096 rows, about 4 MiB as float32: it stays in the second-level cache between two passes.
     """
-    return int(np.clip(BLOCK_BYTES // (4 * max(dim, 1)), 256, 4096))
+    return min(max(BLOCK_BYTES // (4 * max(dim, 1)), 256), 4096)
 
 
 class ArrayEmbeddings:
@@ -101,6 +101,10 @@ class ArrayEmbeddings:
     def rows(self, pool_rows: Rows) -> Vectors:
         """Gather rows."""
         return self._take(np.asarray(pool_rows, dtype=np.int64))
+
+    def whole(self) -> Vectors:
+        """View the matrix, or copy it where it has to be widened."""
+        return self._take(slice(None))
 
     def part_of(self, pool_row: int) -> str:
         """Name where a row is stored."""

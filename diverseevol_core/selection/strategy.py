@@ -209,8 +209,10 @@ def check_selection(n_pool: int, selected_rows: npt.ArrayLike, budget: int) -> R
             f"selected_rows holds {outside[:SHOWN_ROWS].tolist()}, outside 0 to n_pool - 1 = {n_pool - 1}; "
             "use the pool_row column of the pool these embeddings were made of"
         )
-    distinct, counts = np.unique(rows, return_counts=True)
-    if distinct.size < rows.size:
+    is_selected = np.zeros(n_pool, dtype=np.bool_)
+    is_selected[rows] = True
+    if np.count_nonzero(is_selected) < rows.size:
+        distinct, counts = np.unique(rows, return_counts=True)
         repeated = distinct[counts > 1][:SHOWN_ROWS].tolist()
         raise ContractError(f"selected_rows repeats rows {repeated}; list every selected row once")
     left = n_pool - rows.size

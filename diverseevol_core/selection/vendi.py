@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diverseevol_core.errors import ContractError
-from diverseevol_core.selection.sources import as_source, check_finite, unit_rows
+from diverseevol_core.selection.sources import LARGEST_SQUARE, SMALLEST_SQUARE, as_source, check_finite, unit_rows
 from diverseevol_core.selection.strategy import Picks, candidate_rows, check_query, unmeasured
 
 if TYPE_CHECKING:
     from diverseevol_core.selection.strategy import EmbeddingSource, Floats, OnStep, Query, SelectionOptions, Vectors
+
+# Rows widened at a time: their float64 copy stays in the second-level cache through all its uses.
+CACHED_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +67,17 @@ def vendi_score(embeddings: Any) -> VendiScore:
 
 def _score(source: EmbeddingSource, mean: Floats | None) -> float:
     """Exponentiate the entropy of the normalised spectrum, through the smaller of the two Gram matrices."""
-
-    def unit(vectors: Vectors) -> Vectors:
-        wide = vectors.astype(np.float64)
-        return unit_rows(wide if mean is None else wide - mean)
-
     n, dim = source.n_pool, source.dim
     if n <= dim:
-        rows = np.concatenate([unit(block) for _, block in source.blocks()])
+        rows = np.concatenate([_unit(block, mean, None) for _, block in source.blocks()])
         gram = rows @ rows.T
     else:
         gram = np.zeros((dim, dim))
+        buffer = np.empty((CACHED_ROWS, dim))
         for _, block in source.blocks():
-            rows = unit(block)
-            gram += rows.T @ rows
+            for start in range(0, len(block), CACHED_ROWS):
+                rows = _unit(block[start : start + CACHED_ROWS], mean, buffer)
+                gram += rows.T @ rows
     spectrum = np.linalg.eigvalsh(gram / n)
     # Zero rows leave a trace below one; the kernel's diagonal must be one for the spectrum to be a distribution.
     spectrum = spectrum[spectrum > 0.0]
@@ -86,6 +86,18 @@ def _score(source: EmbeddingSource, mean: Floats | None) -> float:
         return 1.0
     shares = spectrum / total
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _unit(vectors: Vectors, mean: Floats | None, buffer: Floats | None) -> Floats:
+    """Scale rows less a mean to length one, in float64; in a buffer that stays in the cache, where there is one."""
+    wide = np.empty(vectors.shape) if buffer is None else buffer[: len(vectors)]
+    np.subtract(vectors, 0.0 if mean is None else mean, out=wide)
+    with np.errstate(over="ignore"):
+        squared = np.einsum("ij,ij->i", wide, wide)
+    if squared.size and squared.min() > SMALLEST_SQUARE and squared.max() < LARGEST_SQUARE:
+        wide *= (1.0 / np.sqrt(squared))[:, None]
+        return wide
+    return unit_rows(wide)
 
 
 class VendiStrategy:

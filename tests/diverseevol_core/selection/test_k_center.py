@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from diverseevol_core.data.embedding_table import ParquetEmbeddings, write_embedding_part
 from diverseevol_core.errors import ConfigError, ContractError
-from diverseevol_core.selection import greedy, picking, screening
+from diverseevol_core.selection import greedy, picking, screening, small_pools
 from diverseevol_core.selection import k_center as k_center_module
 from diverseevol_core.selection.greedy import Limits
 from diverseevol_core.selection.k_center import KCenterStrategy, k_center
@@ -24,6 +24,25 @@ from diverseevol_core.selection.sources import ArrayEmbeddings
 from diverseevol_core.selection.strategy import Query, SelectionOptions
 
 STREAMED = 1
+HELD = 2**31
+SIZES = ("LARGEST_VALUES", "LARGEST_PRODUCTS", "LARGEST_BUDGET")
+
+
+def take_way(monkeypatch, way):
+    """Send calls through one of the three ways of the engine, whatever their size; return their memory budget."""
+    for name in SIZES:
+        monkeypatch.setattr(small_pools, name, 1 << 60 if way == "small" else -1)
+    return STREAMED if way == "streamed" else HELD
+
+
+@pytest.fixture(params=["small", "held", "streamed"])
+def memory(request, monkeypatch):
+    return take_way(monkeypatch, request.param)
+
+
+@pytest.fixture(params=["small", "held"])
+def each_way(request, monkeypatch):
+    take_way(monkeypatch, request.param)
 
 
 @pytest.fixture
@@ -100,7 +119,6 @@ def _torture_sets():
 TORTURE = _torture_sets()
 
 
-@pytest.mark.parametrize("memory", [2**31, STREAMED], ids=["held", "streamed"])
 @pytest.mark.parametrize("n_selected", [1, 60], ids=["cold", "warm"])
 @pytest.mark.parametrize("name", TORTURE)
 def test_torture_sets_give_the_oracles_picks_and_distances(name, n_selected, memory, oracle, small_working_set):
@@ -151,19 +169,21 @@ def pools(draw):
     n_selected = draw(st.integers(1, n))
     selected = rng.permutation(n)[:n_selected]
     budget = draw(st.one_of(st.just(n - n_selected), st.integers(0, n - n_selected)))
-    return values, selected, budget, draw(st.integers(1, 80)), draw(st.sampled_from([2**31, STREAMED]))
+    return values, selected, budget, draw(st.integers(1, 80)), draw(st.sampled_from(["small", "held", "streamed"]))
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pools())
 def test_any_pool_gives_the_oracles_picks(oracle, pool):
-    values, selected, budget, rows_per_block, memory = pool
-    picks = k_center(ArrayEmbeddings(values, rows_per_block), selected, budget, memory_budget_bytes=memory)
+    values, selected, budget, rows_per_block, way = pool
+    with pytest.MonkeyPatch.context() as patch:
+        memory = take_way(patch, way)
+        picks = k_center(ArrayEmbeddings(values, rows_per_block), selected, budget, memory_budget_bytes=memory)
     assert_same(picks, oracle(values, selected, budget))
 
 
 @pytest.mark.parametrize("low_precision", [True, False])
-def test_screen_precision_changes_no_pick(low_precision, oracle, monkeypatch):
+def test_screen_precision_changes_no_pick(low_precision, oracle, each_way, monkeypatch):
     monkeypatch.setattr(screening, "has_fast_bfloat16", lambda: low_precision)
     values = clusters(3000, 48)
     selected = np.random.default_rng(2).choice(3000, 300, replace=False)
@@ -171,7 +191,6 @@ def test_screen_precision_changes_no_pick(low_precision, oracle, monkeypatch):
 
 
 @pytest.mark.parametrize("active_rows", [1, 2, 33, 5000])
-@pytest.mark.parametrize("memory", [2**31, STREAMED])
 def test_size_of_the_working_set_changes_no_pick(active_rows, memory, oracle, small_working_set):
     small_working_set(active_rows)
     values = clusters(900, 16, seed=3)
@@ -180,13 +199,13 @@ def test_size_of_the_working_set_changes_no_pick(active_rows, memory, oracle, sm
 
 
 @pytest.mark.parametrize("rows_per_block", [1, 7, 100, 10_000])
-def test_block_size_changes_no_pick(rows_per_block, oracle):
+def test_block_size_changes_no_pick(rows_per_block, oracle, each_way):
     values = clusters(700, 12, seed=4)
     picks = k_center(ArrayEmbeddings(values, rows_per_block), [1, 2, 3], 100)
     assert_same(picks, oracle(values, [1, 2, 3], 100))
 
 
-def test_thread_count_changes_no_pick(oracle):
+def test_thread_count_changes_no_pick(oracle, each_way):
     values = clusters(4000, 64, seed=5)
     selected = np.arange(0, 4000, 20)
     before = torch.get_num_threads()
@@ -201,7 +220,7 @@ def test_thread_count_changes_no_pick(oracle):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_every_float_dtype_is_taken_at_its_own_values(dtype, oracle):
+def test_every_float_dtype_is_taken_at_its_own_values(dtype, oracle, each_way):
     tensor = torch.from_numpy(clusters(500, 16)).to(getattr(torch, dtype))
     expected = oracle(tensor.double().numpy(), [0, 9], 80)
     assert_same(k_center(tensor, [0, 9], 80), expected)
@@ -216,7 +235,7 @@ def test_memory_maps_are_read_in_place(tmp_path, oracle):
     assert_same(k_center(mapped, [3], 50, memory_budget_bytes=STREAMED), oracle(values, [3], 50))
 
 
-def test_near_duplicates_do_not_become_nan_and_win():
+def test_near_duplicates_do_not_become_nan_and_win(each_way):
     """The published implementation expands the square unclamped: its first picks are the near-copies (NaN)."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((3000, 32)).astype(np.float32)
@@ -226,7 +245,7 @@ def test_near_duplicates_do_not_become_nan_and_win():
     assert picks.pool_rows.max() < 2920
 
 
-def test_no_row_is_picked_twice_when_distinct_rows_run_out():
+def test_no_row_is_picked_twice_when_distinct_rows_run_out(each_way):
     values = np.repeat(np.arange(4.0, dtype=np.float32)[:, None], 5, axis=1).repeat(6, axis=0)
     picks = k_center(values, [0], 23)
     assert sorted(picks.pool_rows.tolist()) == list(range(1, 24))
@@ -235,7 +254,7 @@ def test_no_row_is_picked_twice_when_distinct_rows_run_out():
     assert picks.covering_radius_after == 0.0
 
 
-def test_distances_fall_and_the_first_is_the_covering_radius():
+def test_distances_fall_and_the_first_is_the_covering_radius(each_way):
     values = clusters(1000, 20)
     picks = k_center(values, [4, 5], 100)
     assert (np.diff(picks.distances) <= 0).all()
@@ -243,12 +262,12 @@ def test_distances_fall_and_the_first_is_the_covering_radius():
     assert picks.covering_radius_after <= picks.distances[-1]
 
 
-def test_a_budget_of_zero_measures_the_radius_only(oracle):
+def test_a_budget_of_zero_measures_the_radius_only(oracle, each_way):
     values = clusters(200, 5)
     assert_same(k_center(values, [1], 0), oracle(values, [1], 0))
 
 
-def test_one_row_that_is_selected_leaves_nothing():
+def test_one_row_that_is_selected_leaves_nothing(each_way):
     picks = k_center(np.ones((1, 3), np.float32), [0], 0)
     assert picks.pool_rows.size == 0
     assert picks.covering_radius_before == picks.covering_radius_after == 0.0
@@ -262,7 +281,7 @@ def test_an_interrupted_call_resumes_from_its_picks(oracle):
         assert_same(resumed, oracle(values, [7, 70], 90))
 
 
-def test_progress_is_reported_and_an_exception_in_it_cancels():
+def test_progress_is_reported_and_an_exception_in_it_cancels(each_way):
     values = clusters(300, 8)
     seen = []
     k_center(values, [0], 10, on_step=lambda done, budget: seen.append((done, budget)))
@@ -279,7 +298,7 @@ def test_progress_is_reported_and_an_exception_in_it_cancels():
 def test_few_rows_are_settled_and_one_pass_is_made():
     values = clusters(6000, 64)
     selected = np.arange(0, 6000, 12)
-    for memory in (2**31, STREAMED):
+    for memory in (HELD, STREAMED):
         work = k_center(values, selected, 200, memory_budget_bytes=memory).work
         assert work.passes == 1
         assert work.rows_refreshed < 3000
@@ -291,14 +310,13 @@ def test_cosine_is_euclidean_on_unit_rows(oracle):
     values[5] = 0.0
     unit = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-300)
     expected = oracle(unit, [0, 1], 40)
-    for memory in (2**31, STREAMED):
+    for memory in (HELD, STREAMED):
         picks = k_center(values, [0, 1], 40, metric="cosine", memory_budget_bytes=memory)
         assert picks.pool_rows.tolist() == expected.rows.tolist()
         # Unit rows are rounded in another order than the engine rounds them: a few float64 units in the last place.
         np.testing.assert_allclose(picks.distances, expected.distances, rtol=1e-13)
 
 
-@pytest.mark.parametrize("memory", [2**31, STREAMED])
 def test_weights_multiply_distances(memory, oracle, small_working_set):
     small_working_set(16)
     values = clusters(400, 12)
@@ -311,7 +329,6 @@ def test_weights_multiply_distances(memory, oracle, small_working_set):
     assert picks.covering_radius_before is None
 
 
-@pytest.mark.parametrize("memory", [2**31, STREAMED])
 def test_quotas_and_exclusions_are_kept_and_otherwise_the_farthest_row_wins(memory, small_working_set):
     small_working_set(8)
     values = clusters(120, 6)
@@ -337,7 +354,6 @@ def test_quotas_that_leave_too_few_rows_are_an_error():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("memory", [2**31, STREAMED])
 @pytest.mark.parametrize("is_selected", [True, False])
 def test_values_that_are_not_finite_are_named_before_any_pick(bad, memory, is_selected):
     values = clusters(300, 6)
@@ -350,7 +366,6 @@ def test_values_that_are_not_finite_are_named_before_any_pick(bad, memory, is_se
     assert steps == []
 
 
-@pytest.mark.parametrize("memory", [2**31, STREAMED])
 def test_the_file_part_with_a_nan_is_named(tmp_path, memory):
     values = clusters(300, 6)
     values[[40, 250], 2] = np.nan
@@ -365,7 +380,6 @@ def test_the_file_part_with_a_nan_is_named(tmp_path, memory):
             k_center(source, [selected], 5, memory_budget_bytes=memory)
 
 
-@pytest.mark.parametrize("memory", [2**31, STREAMED])
 def test_files_give_the_picks_of_the_array(tmp_path, memory, oracle, small_working_set):
     small_working_set(64)
     values = clusters(3000, 20)
@@ -408,7 +422,7 @@ def test_an_unusable_device_is_a_config_error():
         k_center(clusters(10, 3), [0], 1, device="warp")
 
 
-def test_results_do_not_depend_on_a_lower_matmul_precision(oracle):
+def test_results_do_not_depend_on_a_lower_matmul_precision(oracle, each_way):
     values = clusters(2500, 96)
     selected = np.arange(0, 2500, 5)
     torch.set_float32_matmul_precision("medium")
