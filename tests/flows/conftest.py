@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,3 +34,20 @@ def make_config(tiny_model: Path) -> Callable[..., RunConfig]:
 def small_config(make_config: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
     """Make configs, under the name that tests read best with."""
     return make_config
+
+
+@pytest.fixture(scope="session")
+def empty_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow database once; its migrations take seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Give each test that runs flows a database of its own."""
+    if "prefect_server" in request.fixturenames:
+        shutil.copy(request.getfixturevalue("empty_tracking"), tmp_path / "mlflow.db")
