@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY_BUDGET_BYTES = 2 * 1024**3
 COLD_CENTRES = 64
+SPARE_COLD, SPARE_WARM = 16, 4
 
 
 def k_center(
@@ -209,10 +210,13 @@ class _Search:
         return centres, (squared, positions)
 
     def _capacity(self, dim: int, n_centres: int) -> int:
-        """Keep more rows of a streamed pool while few centres are known: their bounds are loose."""
+        """Keep more rows of a streamed pool than lead at first, as far as memory allows: copies lead in company.
+
+        Many more while few centres are known, because bounds are loose then.
+        """
         affordable = self.memory_budget_bytes // (4 * 8 * dim)
         wanted = max(ACTIVE_ROWS, ACTIVE_PER_PICK * self.budget)
-        return max(wanted, min(affordable, 16 * wanted)) if n_centres < COLD_CENTRES else wanted
+        return max(wanted, min(affordable, wanted * (SPARE_COLD if n_centres < COLD_CENTRES else SPARE_WARM)))
 
 
 def _bytes_held(source: EmbeddingSource) -> int:
