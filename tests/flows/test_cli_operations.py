@@ -62,22 +62,10 @@ def test_gc_lists_first_and_removes_only_when_told(capsys, orphan):
     assert not orphan.exists()
 
 
-def test_the_doctor_names_each_trouble_with_a_way_out(capsys, tmp_path):
-    config = tmp_path / "run.yaml"
-    config.write_text("pool: {uri: missing.jsonl}\nmodel: {name: ./no-model}\n")
-    status, out, _ = command(capsys, "doctor", config, "--json")
-    checks = {check["subject"]: check for check in json.loads(out)}
-    assert status == 1
-    assert {subject for subject, check in checks.items() if check["verdict"] == "bad"} == {"Prefect", "pool", "model"}
-    assert all(check["way_out"] for check in checks.values() if check["verdict"] == "bad")
-    assert "missing.jsonl" in checks["pool"]["found"]
-    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-
-
-def test_deploy_says_so_when_there_is_no_server():
-    # a process of its own: in this one another test's server may be configured already
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "deploy"],
+def run_alone(*words):
+    """Run a command in a process of its own: in this one another test's Prefect server may be configured already."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, words)],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "0"},
         capture_output=True,
@@ -85,6 +73,22 @@ def test_deploy_says_so_when_there_is_no_server():
         check=False,
         timeout=120,
     )
+
+
+def test_the_doctor_names_each_trouble_with_a_way_out(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("pool: {uri: missing.jsonl}\nmodel: {name: ./no-model}\n")
+    done = run_alone("doctor", config, "--json")
+    checks = {check["subject"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert {subject for subject, check in checks.items() if check["verdict"] == "bad"} == {"Prefect", "pool", "model"}
+    assert all(check["way_out"] for check in checks.values() if check["verdict"] == "bad")
+    assert "missing.jsonl" in checks["pool"]["found"]
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_deploy_says_so_when_there_is_no_server():
+    done = run_alone("deploy")
     assert done.returncode == 1
     assert "the Prefect server cannot be set up" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
