@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from diverseevol_core.errors import ConfigError, DiverseEvolError
-from flows.cli_operations import register
+from flows.cli_operations import RootOption, register
 from flows.environment import prepare_environment
 
 app = typer.Typer(
@@ -34,14 +34,6 @@ ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Run
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change one setting, such as selection.budget=50."),
-]
-RootOption = Annotated[
-    str | None,
-    typer.Option(
-        "--root",
-        metavar="URI",
-        help="Store: a folder or s3://bucket/prefix. [default: $DIVERSEEVOL_ROOT or .diverseevol/store]",
-    ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Run name. [default: config file name and fingerprint]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs; everything else goes to stderr.")]
