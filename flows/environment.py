@@ -24,8 +24,10 @@ QUIET: Mapping[str, str] = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
-    # Spinning threads made model work 7 to 10 times slower beside one busy process on two cores (docs/performance.md).
-    "OMP_WAIT_POLICY": "passive",
+    # Threads that spin for milliseconds make model work 6 times slower beside one busy process; threads that sleep at
+    # once make it 1.4 times slower on idle cores; these turns, some 10 microseconds, cost little of either
+    # (docs/performance.md).
+    "GOMP_SPINCOUNT": "3000",
 }
 
 

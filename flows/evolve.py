@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from prefect import flow, tags
+from prefect import flow
 
 from diverseevol_core.errors import DamagedArtifactError
 from flows.evolution_round import evolution_round, prepare_run
 from flows.logging_setup import show_own_logs
 from flows.parameters import EvolveParameters, RoundParameters
-from tasks.run_pages import run_tags, show_rounds, tag_flow_run
+from tasks.run_pages import show_rounds, tag_flow_run
 from tasks.tracking import close_evolution
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,7 @@ def evolve(parameters: EvolveParameters = DEFAULTS) -> dict[str, str | int | Non
     tag_flow_run(parameters.config)
     for repair in range(_DAMAGE_REPAIRS + 1):
         try:
-            with tags(*run_tags(parameters.config)):
-                _run_rounds(parameters)
+            _run_rounds(parameters)
             break
         except DamagedArtifactError as error:
             if repair == _DAMAGE_REPAIRS:

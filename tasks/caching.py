@@ -22,7 +22,7 @@ from prefect.states import Completed
 
 from diverseevol_core.contracts import ArtifactRef
 from diverseevol_core.errors import DamagedArtifactError, StorageError
-from diverseevol_core.storage.artifacts import find_artifact, is_present, read_manifest
+from diverseevol_core.storage.artifacts import find_artifact, is_present
 from tasks.model_slots import model_slot
 from tasks.step_inputs import StepInput
 from tasks.workspace import current_workspace
@@ -84,7 +84,7 @@ def cached_step(name: str, *, runs_model: bool = False) -> Callable[[Callable[[I
             if found is None:
                 with model_slot(workspace.settings) if runs_model else contextlib.nullcontext():
                     return body(step_input)
-            logger.info("reused %s, made by version %s", found.path, _made_by(found))
+            logger.info("reused %s", found.path)
             return Completed(name="Cached", message="found finished in the store", data=found)
 
         return StepTask(
@@ -100,11 +100,6 @@ def cached_step(name: str, *, runs_model: bool = False) -> Callable[[Callable[[I
         )
 
     return decorate
-
-
-def _made_by(ref: ArtifactRef) -> str:
-    manifest = read_manifest(current_workspace().store, ref.path)
-    return manifest.environment.code_version if manifest is not None else "unknown"
 
 
 def is_worth_a_retry(task_: object, run: object, state: State[Any]) -> bool:

@@ -28,7 +28,7 @@ def embed_pool(step_input: EmbedInput) -> ArtifactRef:
     parts = plan_parts(pool.tokens.n_rows)
     known = find_known_vectors(workspace, step_input, pool.tokens)
     models = LoadedModels(workspace, step_input.base, step_input.checkpoint, step_input.embedding.dtype)
-    with progress("embedding", pool.tokens.n_rows, "rows") as show:
+    with progress("embedding", pool.tokens.n_rows, "rows", int(pool.tokens.n_tokens.sum())) as show:
         shown = PartProgress(show)
 
         def compute(part: Part, device: str) -> None:

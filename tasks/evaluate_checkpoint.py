@@ -31,9 +31,13 @@ def evaluate_checkpoint(step_input: EvaluationInput) -> ArtifactRef:
     held_out = read_held_out(workspace, step_input.pool)
     folder = fetch(workspace, step_input.checkpoint).folder
     model = load_causal_lm(folder, dtype=step_input.evaluation.dtype, device=device)
-    with progress("evaluating", held_out.tokens.n_rows, "rows") as show:
+    with progress("evaluating", held_out.tokens.n_rows, "rows", int(held_out.tokens.n_tokens.sum())) as show:
         scored = answer_likelihood(
-            model, held_out.tokens, batch_tokens=workspace.settings.batch_tokens, device=device, on_rows=show
+            model,
+            held_out.tokens,
+            batch_tokens=workspace.settings.batch_tokens,
+            device=device,
+            on_rows=lambda rows, tokens: show(rows, tokens=tokens),
         )
     n_bytes = answer_bytes(held_out.tokens, load_tokenizer(folder))
     table = pa.table(

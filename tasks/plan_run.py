@@ -21,7 +21,7 @@ from diverseevol_core.data.pool_tables import TokenTable, read_token_table
 from diverseevol_core.data.tokens import marked_text
 from diverseevol_core.models.loading import load_tokenizer, resolve_device
 from diverseevol_core.models.locating import locate_model
-from diverseevol_core.storage.runs import read_config
+from diverseevol_core.storage.runs import check_name
 from diverseevol_core.storage.sources import open_source
 from tasks.run_records import check_fits
 from tasks.select_samples import needed_scores, needs_embeddings, strategy_of
@@ -82,6 +82,7 @@ def plan_run(workspace: Workspace, config: RunConfig, run: str | None = None) ->
 
     Raises:
         ConfigError: strategy, sizes, device or root do not fit.
+        ConfigDriftError: the name belongs to a run with another config.
         PoolError: the pool cannot be read.
         ModelError: the base model cannot be found.
         StorageError: the store cannot be written.
@@ -90,7 +91,7 @@ def plan_run(workspace: Workspace, config: RunConfig, run: str | None = None) ->
     device = resolve_device(workspace.settings.device)
     workspace.store.probe()
     if run is not None:
-        read_config(workspace.store, run)
+        check_name(workspace.store, run, config)
     source = open_source(config.pool.uri)
     located = locate_model(config.model.name, config.model.revision, workspace.settings.cache_folder)
     tokenizer = load_tokenizer(located.folder)

@@ -188,7 +188,7 @@ def run_parts(parts: Sequence[Part], devices: Sequence[str], compute: Callable[[
 
 
 class PartProgress:
-    """Adds up the rows done in parts that several devices work on.
+    """Adds up the rows and tokens done in parts that several devices work on.
 
     Args:
         show: takes the sum.
@@ -196,14 +196,17 @@ class PartProgress:
 
     def __init__(self, show: Show) -> None:
         self._show, self._lock = show, threading.Lock()
-        self._done: dict[int, int] = {}
+        self._done: dict[int, tuple[int, int]] = {}
 
-    def of(self, part: Part) -> Callable[[int], None]:
-        """Make the callback that takes the rows done of one part."""
+    def of(self, part: Part) -> Callable[[int, int], None]:
+        """Make the callback that takes the rows and tokens done of one part."""
 
-        def on_rows(done: int) -> None:
+        def on_rows(rows: int, tokens: int) -> None:
             with self._lock:
-                self._done[part.number] = done
-                self._show(sum(self._done.values()))
+                self._done[part.number] = rows, tokens
+                self._show(
+                    sum(rows for rows, _ in self._done.values()),
+                    tokens=sum(tokens for _, tokens in self._done.values()),
+                )
 
         return on_rows

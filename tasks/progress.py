@@ -7,6 +7,7 @@ for it; what goes wrong there is never the work's concern.
 from __future__ import annotations
 
 import contextvars
+import datetime
 import logging
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -32,74 +33,131 @@ _LAST_WORD_SECONDS = 2.0
 class Show(Protocol):
     """Takes note of how far the work has come."""
 
-    def __call__(self, done: int, total: int | None = None) -> None:
-        """Show the units done so far, and the units to do where these were not known before."""
+    def __call__(self, done: int, total: int | None = None, *, tokens: int | None = None) -> None:
+        """Show the units done so far, the units to do where these were not known before, and the tokens done."""
         ...
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit: str) -> Iterator[Show]:
+def progress(title: str, total: int | None, unit: str, total_tokens: int | None = None) -> Iterator[Show]:
     """Show how far a piece of work has come.
 
     Args:
         title: what is done, in the present participle, such as `embedding`.
         total: units to do; None where it is not known yet.
         unit: what is counted, such as `rows`.
+        total_tokens: tokens to do, where the units differ in them; the time left is then told by tokens.
 
     Yields:
         A function to call with the units done so far.
     """
-    with _page_bar(title, total, unit) as page:
+    pace = Pace(unit, total, total_tokens)
+    with _page_bar(title, unit, pace):
         if not sys.stderr.isatty():
-            log = _log_now_and_then(title, total, unit)
-            yield _both(page, log)
+            yield _both(pace.show, _log_now_and_then(title, unit, pace))
             return
         with Progress(
-            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-            TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"),
+            console=Console(stderr=True), transient=True,
         ) as bars:  # fmt: skip
-            bar = bars.add_task(title, total=total)
+            bar = bars.add_task(title, total=total, pace=unit)
 
-            def show(done: int, total: int | None = None) -> None:
-                bars.update(bar, completed=done, total=total)
+            def show(done: int, total: int | None = None, *, tokens: int | None = None) -> None:
+                bars.update(bar, completed=done, total=total, pace=", ".join([unit, *pace.words()]))
 
-            yield _both(page, show)
+            yield _both(pace.show, show)
 
 
-def _both(first: Show | None, second: Show) -> Show:
-    def show(done: int, total: int | None = None) -> None:
-        if first is not None:
-            first(done, total)
-        second(done, total)
+class Pace:
+    """How fast units and tokens are done, and what is left at that rate; what was done at the first look counts not.
+
+    Args:
+        unit: what is counted, such as `rows`.
+        total: units to do; None where it is not known yet.
+        total_tokens: tokens to do, if these are counted.
+    """
+
+    def __init__(self, unit: str, total: int | None, total_tokens: int | None) -> None:
+        self._unit = unit
+        self._total_tokens = total_tokens
+        self._first: tuple[float, int, int] | None = None
+        self._last: tuple[float, int, int] = (0.0, 0, 0)
+        self.total = total
+
+    @property
+    def done(self) -> int:
+        """Units done."""
+        return self._last[1]
+
+    def show(self, done: int, total: int | None = None, *, tokens: int | None = None) -> None:
+        """Take note of the units and tokens done."""
+        self.total = total or self.total
+        self._last = (time.monotonic(), done, tokens or 0)
+        self._first = self._first or self._last
+
+    def words(self) -> list[str]:
+        """Tell units a second, tokens a second and the time left, as far as they are known."""
+        if self._first is None:
+            return []
+        seconds, units, tokens = (last - first for last, first in zip(self._last, self._first, strict=True))
+        if seconds <= 0 or units <= 0:
+            return []
+        words = [f"{_short(units / seconds)} {self._unit}/s"]
+        if tokens > 0:
+            words.append(f"{_short(tokens / seconds)} tokens/s")
+        _, done, tokens_done = self._last
+        if self._total_tokens is not None and tokens > 0:
+            words.append(f"{_clock((self._total_tokens - tokens_done) * seconds / tokens)} left")
+        elif self.total is not None:
+            words.append(f"{_clock((self.total - done) * seconds / units)} left")
+        return words
+
+
+def _short(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=max(0, round(seconds))))
+
+
+def _both(first: Show, second: Show) -> Show:
+    def show(done: int, total: int | None = None, *, tokens: int | None = None) -> None:
+        first(done, total, tokens=tokens)
+        second(done, total, tokens=tokens)
 
     return show
 
 
-def _log_now_and_then(title: str, known_total: int | None, unit: str) -> Show:
+def _log_now_and_then(title: str, unit: str, pace: Pace) -> Show:
     last = time.monotonic()
 
-    def show(done: int, total: int | None = None) -> None:
+    def show(done: int, total: int | None = None, *, tokens: int | None = None) -> None:
         nonlocal last
         if time.monotonic() - last >= _LOG_SECONDS:
             last = time.monotonic()
-            logger.info("%s: %d of %s %s", title, done, total or known_total or "?", unit)
+            logger.info("%s", _sentence(title, unit, pace))
 
     return show
 
 
+def _sentence(title: str, unit: str, pace: Pace) -> str:
+    return ", ".join([f"{title}: {pace.done} of {pace.total or '?'} {unit}", *pace.words()])
+
+
 @contextmanager
-def _page_bar(title: str, total: int | None, unit: str) -> Iterator[Show | None]:
-    """Keep a bar in the page of the task run; None where the work is not part of one."""
+def _page_bar(title: str, unit: str, pace: Pace) -> Iterator[None]:
+    """Keep a bar in the page of the task run, where the work is part of one."""
     ids = _run_ids()
     if ids is None:
-        yield None
+        yield
         return
-    bar = _PageBar(title, total, unit, *ids)
+    bar = _PageBar(title, unit, pace, *ids)
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(bar.write_until_ended,), name="progress", daemon=True)
     thread.start()
     try:
-        yield bar.show
+        yield
     finally:
         bar.ended.set()
         thread.join(_LAST_WORD_SECONDS)
@@ -114,19 +172,14 @@ def _run_ids() -> tuple[UUID, UUID | None] | None:
 class _PageBar:
     """One progress artifact; work that ends within a few seconds makes none."""
 
-    def __init__(self, title: str, total: int | None, unit: str, task_run_id: UUID, flow_run_id: UUID | None) -> None:
+    def __init__(self, title: str, unit: str, pace: Pace, task_run_id: UUID, flow_run_id: UUID | None) -> None:
         self._title = title
-        self._total = total
         self._unit = unit
+        self._pace = pace
         self._task_run_id = task_run_id
         self._flow_run_id = flow_run_id
-        self._done = 0
         self._artifact_id: UUID | None = None
         self.ended = threading.Event()
-
-    def show(self, done: int, total: int | None = None) -> None:
-        """Take note of the units done."""
-        self._done, self._total = done, total or self._total
 
     def write_until_ended(self) -> None:
         """Write the bar every few seconds, and once more at the end when it was written before."""
@@ -145,14 +198,14 @@ class _PageBar:
             is_last = False
             while not is_last:
                 is_last = self.ended.wait(_PAGE_SECONDS if self._artifact_id else 0)
-                if self._total:
-                    self._write(client, self._total)
+                if self._pace.total:
+                    self._write(client, self._pace.total)
 
     def _write(self, client: SyncPrefectClient, total: int) -> None:
         from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
-        percent = min(100.0, 100.0 * self._done / total)
-        description = f"{self._title}: {self._done} of {total} {self._unit}"
+        percent = min(100.0, 100.0 * self._pace.done / total)
+        description = _sentence(self._title, self._unit, self._pace)
         try:
             if self._artifact_id is not None:
                 client.update_artifact(self._artifact_id, ArtifactUpdate(data=percent, description=description))

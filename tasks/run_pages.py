@@ -39,29 +39,25 @@ def _never_fails(function: Callable[Given, None]) -> Callable[Given, None]:
     return guarded
 
 
-def run_tags(config: RunConfig) -> list[str]:
-    """Name arm, model and pool, for the filters of the UI.
-
-    Args:
-        config: the run's config.
-
-    Returns:
-        Such as `arm:k_center-seed0`, `model:SmolLM2-135M`, `pool:alpaca.json`.
-    """
-    pool = posixpath.basename(config.pool.uri.partition("?")[0].rstrip("/"))
-    model = posixpath.basename(config.model.name.rstrip("/"))
-    return [f"arm:{config.selection.strategy}-seed{config.seed}", f"model:{model}", f"pool:{pool}"]
-
-
 @_never_fails
 def tag_flow_run(config: RunConfig) -> None:
-    """Add the tags to the current flow run; one that a worker started was made without them."""
+    """Add arm, model and pool to the current flow run's tags, for the filters of the UI.
+
+    Flow runs alone are tagged: a tagged task asks the server for a slot of every tag before it starts, and after a long
+    step that request takes two seconds.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
-    tags = [*dict.fromkeys([*context.flow_run.tags, *run_tags(config)])]
+    tags = [*dict.fromkeys([*context.flow_run.tags, *_tags(config)])]
     with get_client(sync_client=True) as client:
         client.update_flow_run(context.flow_run.id, tags=tags)
+
+
+def _tags(config: RunConfig) -> list[str]:
+    pool = posixpath.basename(config.pool.uri.partition("?")[0].rstrip("/"))
+    model = posixpath.basename(config.model.name.rstrip("/"))
+    return [f"arm:{config.selection.strategy}-seed{config.seed}", f"model:{model}", f"pool:{pool}"]
 
 
 @_never_fails

@@ -37,7 +37,7 @@ def score_pool(step_input: ScoreInput) -> ArtifactRef:
     parts = plan_parts(pool.tokens.n_rows)
     models = LoadedModels(workspace, step_input.base, step_input.checkpoint, step_input.embedding.dtype)
     start_token = _start_token(step_input) if step_input.is_ifd_wanted else None
-    with progress("scoring", pool.tokens.n_rows, "rows") as show:
+    with progress("scoring", pool.tokens.n_rows, "rows", int(pool.tokens.n_tokens.sum())) as show:
         shown = PartProgress(show)
 
         def compute(part: Part, device: str) -> None:

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads for model work; 0 leaves torch's default.")
     batch_tokens: Annotated[int, Field(ge=16)] = Field(
-        1024, description="Padded tokens in a batch of embedding or evaluation; raise it on a GPU."
+        2048, description="Padded tokens in a batch of embedding or evaluation; raise it on a GPU."
     )
     micro_batch_rows: Annotated[int, Field(ge=1)] = Field(
         4, description="Samples trained at once; the global batch is made up of these."

@@ -328,6 +328,7 @@ def _log_model(workspace: Workspace, run_id: str, record: RoundRecord) -> None:
         )
     else:
         folder = fetch(workspace, record.refs.checkpoint).folder
+        logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # asks the hub for cards of local folders
         with mlflow.start_run(run_id=run_id):
             model = mlflow.transformers.log_model(
                 {

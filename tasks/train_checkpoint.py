@@ -31,10 +31,12 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
     processes = workspace.settings.training_processes
     is_stopped_early = step_input.training.stop_patience is not None
     held_out = read_held_out(workspace, step_input.pool).tokens if is_stopped_early else None
+    tokens = read_tokens(workspace, step_input.pool)
+    tokens_a_step = float(tokens.n_tokens[rows].mean()) * step_input.training.global_batch_size
     with progress("training", None, "steps") as show:
         summary = (train if processes == 1 else train_in_processes)(
             base=base_model_folder(step_input.base),
-            tokens=read_tokens(workspace, step_input.pool),
+            tokens=tokens,
             rows=rows,
             config=step_input.training,
             dtype=step_input.model.dtype,
@@ -48,7 +50,7 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
                 processes=processes,
             ),
             held_out=held_out,
-            on_step=show,
+            on_step=lambda done, n_steps: show(done, n_steps, tokens=round(done * tokens_a_step)),
         )
     for path in sorted(output.iterdir()):
         writer.add_file(path.name, path)

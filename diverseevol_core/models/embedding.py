@@ -117,7 +117,7 @@ def embed_rows(
     pooling: Pooling,
     batch_tokens: int,
     device: str,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Embed some rows of a token table.
 
@@ -128,7 +128,7 @@ def embed_rows(
         pooling: see `pool_states`.
         batch_tokens: padded tokens in a batch.
         device: the model's device.
-        on_rows: called with the rows done so far.
+        on_rows: called with (rows, tokens) done so far.
 
     Returns:
         `(n, dim)` float32, in the order of `rows`.

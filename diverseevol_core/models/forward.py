@@ -35,7 +35,7 @@ def run_batches(
     *,
     batch_tokens: int,
     device: str,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Do some work for every batch of some rows, longest rows first.
 
@@ -46,7 +46,7 @@ def run_batches(
             batch that did not fit.
         batch_tokens: padded tokens in a batch.
         device: where the batches go.
-        on_rows: called with the rows done so far.
+        on_rows: called with (rows, tokens) done so far.
 
     Yields:
         Positions into `rows` and the work's tensors as arrays, one entry a position.
@@ -54,19 +54,20 @@ def run_batches(
     Raises:
         ModelError: a single row does not fit into memory.
     """
-    n_done = 0
+    n_done, tokens_done = 0, 0
     pending: tuple[np.ndarray, Mapping[str, Tensor]] | None = None
     for started in _started(tokens, rows, work, batch_tokens, device):
         if pending is not None:
             yield pending[0], _fetched(pending[1])
             n_done += pending[0].size
+            tokens_done += int(tokens.n_tokens[rows[pending[0]]].sum())
             if on_rows is not None:
-                on_rows(n_done)
+                on_rows(n_done, tokens_done)
         pending = started
     if pending is not None:
         yield pending[0], _fetched(pending[1])
         if on_rows is not None:
-            on_rows(n_done + pending[0].size)
+            on_rows(n_done + pending[0].size, tokens_done + int(tokens.n_tokens[rows[pending[0]]].sum()))
 
 
 def last_states(model: PreTrainedModel, batch: PaddedBatch) -> Tensor:

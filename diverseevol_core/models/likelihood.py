@@ -31,7 +31,7 @@ def answer_likelihood(
     *,
     batch_tokens: int,
     device: str,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> RowLikelihood:
     """Score the trained tokens of every row of a token table.
 
@@ -43,7 +43,7 @@ def answer_likelihood(
         tokens: the table.
         batch_tokens: padded tokens in a batch.
         device: the model's device.
-        on_rows: called with the rows done so far.
+        on_rows: called with (rows, tokens) done so far.
 
     Returns:
         Sums and counts in table order; the first token of a row has nothing before it and never counts.
@@ -53,7 +53,7 @@ def answer_likelihood(
     """
     loss_sum = np.zeros(tokens.n_rows, np.float64)
     counts = np.zeros(tokens.n_rows, np.int64)
-    n_done = 0
+    n_done, tokens_done = 0, 0
     with torch.inference_mode():
         for batch in padded_batches(tokens, np.arange(tokens.n_rows), batch_tokens, device):
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
@@ -66,8 +66,9 @@ def answer_likelihood(
             loss_sum[batch.rows] = per_token.sum(dim=1).cpu().numpy()
             counts[batch.rows] = is_target.sum(dim=1).cpu().numpy()
             n_done += batch.rows.size
+            tokens_done += int(tokens.n_tokens[batch.rows].sum())
             if on_rows is not None:
-                on_rows(n_done)
+                on_rows(n_done, tokens_done)
     bad_rows = np.flatnonzero(~np.isfinite(loss_sum))
     if bad_rows.size:
         raise ModelError(

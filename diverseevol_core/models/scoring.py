@@ -55,7 +55,7 @@ def score_rows(
     device: str,
     pooling: Pooling | None = None,
     ifd_start_token: int | None = None,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> RowScores:
     """Score some rows of a token table.
 
@@ -69,7 +69,7 @@ def score_rows(
         device: the model's device.
         pooling: also pool the states of the same pass; None leaves `vectors` out.
         ifd_start_token: also compute IFD, with this token in place of the prompt; it costs a second pass over answers.
-        on_rows: called with the rows done so far.
+        on_rows: called with (rows, tokens) done so far.
 
     Returns:
         Scores in the order of `rows`.

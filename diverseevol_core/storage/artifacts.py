@@ -231,10 +231,6 @@ class LocalArtifact:
         """List the files whose names begin with a prefix, in the order of their names."""
         return [self.folder / file.name for file in self.manifest.files if file.name.startswith(prefix)]
 
-    def summary_json(self) -> bytes:
-        """Read the step's summary."""
-        return (self.folder / SUMMARY_NAME).read_bytes()
-
 
 def fetch_artifact(
     store: ObjectStore, ref: ArtifactRef, scratch: Path, prefixes: Sequence[str] = ("",)

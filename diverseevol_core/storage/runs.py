@@ -32,10 +32,29 @@ def claim_run(store: ObjectStore, run: str, config: RunConfig) -> None:
         ConfigDriftError: the name belongs to another config; every differing field is listed.
         StorageError: the store did not answer.
     """
+    if check_name(store, run, config):
+        store.write_bytes(f"{run_path(run)}/{CONFIG_NAME}", _json(config))
+
+
+def check_name(store: ObjectStore, run: str, config: RunConfig) -> bool:
+    """Check that a run's name is free or belongs to this config.
+
+    Args:
+        store: where the run lies.
+        run: the run's name.
+        config: what it computes.
+
+    Returns:
+        Whether the name is free.
+
+    Raises:
+        ConfigError: the name is no slug.
+        ConfigDriftError: the name belongs to another config; every differing field is listed.
+        StorageError: the store did not answer.
+    """
     stored = read_config(store, run)
     if stored is None:
-        store.write_bytes(f"{run_path(run)}/{CONFIG_NAME}", _json(config))
-        return
+        return True
     differences = drift(stored.model_dump(mode="json"), config.model_dump(mode="json"))
     if differences:
         lines = "\n".join(f"  {difference}" for difference in differences)
@@ -43,6 +62,7 @@ def claim_run(store: ObjectStore, run: str, config: RunConfig) -> None:
             f"run name {run!r} belongs to a run with another config; "
             f"choose another name or restore the config:\n{lines}"
         )
+    return False
 
 
 def read_config(store: ObjectStore, run: str) -> RunConfig | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diverseevol_core.config import RunConfig
+from flows.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +52,32 @@ def _own_tracking(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Give each test that runs flows a database of its own."""
     if "prefect_server" in request.fixturenames:
         shutil.copy(request.getfixturevalue("empty_tracking"), tmp_path / "mlflow.db")
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command; return its exit status, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        try:
+            main([str(word) for word in words])
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        streams = capsys.readouterr()
+        return status, streams.out, streams.err
+
+    return run
+
+
+@pytest.fixture
+def error_of(command: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Run a command that must fail with one clear line; return the line."""
+
+    def run(*words: object) -> str:
+        status, _, err = command(*words)
+        assert status == 1
+        assert "Traceback" not in err
+        return " ".join(err[err.index("error:") :].split())
+
+    return run

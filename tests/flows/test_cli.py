@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from diverseevol_core.storage.object_store import ObjectStore
+from diverseevol_core.storage.runs import claim_run
 from flows.cli import main
 
 
@@ -34,42 +36,22 @@ def config_file(tmp_path, small_config):
     return write
 
 
-def command(capsys, *words):
-    """Run a command; return its exit status, stdout and stderr."""
-    try:
-        main([str(word) for word in words])
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    streams = capsys.readouterr()
-    return status, streams.out, streams.err
-
-
-def error_of(capsys, *words):
-    """Run a command that must fail with one clear line."""
-    status, _, err = command(capsys, *words)
-    assert status == 1
-    assert "Traceback" not in err
-    message = err[err.index("error:") :]
-    return " ".join(message.split())
-
-
-def test_run_ends_with_one_line_of_json_and_the_rest_on_stderr(capsys, config_file, prefect_server):
-    status, out, err = command(capsys, "run", config_file(), "--name", "a", "--set", "selection.rounds=1", "--json")
+def test_run_ends_with_one_line_of_json_and_the_rest_on_stderr(command, error_of, config_file, prefect_server):
+    status, out, err = command("run", config_file(), "--name", "a", "--set", "selection.rounds=1", "--json")
     assert status == 0
     result = json.loads(out)
     assert result.keys() == {"run", "root", "rounds", "mlflow_run_id", "seconds"}
     assert (result["run"], result["rounds"]) == ("a", 1)
     assert "Held-out likelihood" in err
 
-    status, out, _ = command(capsys, "rounds", "a", "--json")
+    status, out, _ = command("rounds", "a", "--json")
     states = json.loads(out)
     assert [state["state"] for state in states] == ["finished", "finished"]
     assert states[1]["record"]["n_selected"] == 11
     assert Path(states[1]["uris"]["checkpoint"]).is_dir()
 
     for name in ("alpaca", "jsonl", "messages", "parquet"):
-        status, out, _ = command(capsys, "export", "a", "--round", 1, "--format", name, "--out", f"out.{name}")
+        status, out, _ = command("export", "a", "--round", 1, "--format", name, "--out", f"out.{name}")
         assert (status, out.strip()) == (0, f"wrote 11 samples to out.{name}")
     rows = json.loads(Path("out.alpaca").read_text())
     lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
@@ -78,27 +60,27 @@ def test_run_ends_with_one_line_of_json_and_the_rest_on_stderr(capsys, config_fi
     selection = pl.read_parquet(Path(states[1]["uris"]["selection"]) / "selection.parquet")
     assert pl.read_parquet("out.parquet")["sample_id"].to_list() == selection["sample_id"].to_list()
 
-    assert command(capsys, "export", "a", "--round", 1, "--published-layout", "--out", "published")[0] == 0
+    assert command("export", "a", "--round", 1, "--published-layout", "--out", "published")[0] == 0
     labeled = json.loads(Path("published/data/rd_1_labeled.json").read_text())
     unlabeled = json.loads(Path("published/data/rd_1_unlabeled.json").read_text())
     assert [row["instruction"] for row in labeled] == [line["instruction"] for line in lines]
     assert len(labeled) + len(unlabeled) == states[1]["record"]["refs"]["pool"]["rows"]
 
-    assert "is not finished" in error_of(capsys, "export", "a", "--round", 2, "--out", "x")
-    assert "runs there: a" in error_of(capsys, "rounds", "b")
+    assert "is not finished" in error_of("export", "a", "--round", 2, "--out", "x")
+    assert "runs there: a" in error_of("rounds", "b")
     assert "selection.budget: stored 5, given 4" in error_of(
-        capsys, "run", config_file(), "--name", "a", "--set", "selection.rounds=1", "--set", "selection.budget=4"
+        "run", config_file(), "--name", "a", "--set", "selection.rounds=1", "--set", "selection.budget=4"
     )
 
 
-def test_plan_reports_rows_steps_and_an_example_without_writing_anything(capsys, config_file, tmp_path):
-    status, out, _ = command(capsys, "plan", config_file())
+def test_plan_reports_rows_steps_and_an_example_without_writing_anything(command, config_file, tmp_path):
+    status, out, _ = command("plan", config_file())
     assert status == 0
     for expected in ("exact duplicates dropped", "tokens a sample", "seconds each", "⟦", "### Response:"):
         assert expected in out
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
-    status, out, _ = command(capsys, "plan", config_file(), "--json")
+    status, out, _ = command("plan", config_file(), "--json")
     planned = json.loads(out)
     pool = planned["pool"]
     assert pool["n_read_rows"] == 120
@@ -118,12 +100,12 @@ POOLS = {
 
 @pytest.mark.parametrize("case", POOLS)
 @pytest.mark.parametrize("verb", ["plan", "run"])
-def test_bad_pools_are_named_before_anything_is_computed(verb, case, capsys, config_file, tmp_path, request):
+def test_bad_pools_are_named_before_anything_is_computed(verb, case, error_of, config_file, tmp_path, request):
     if verb == "run":
         request.getfixturevalue("prefect_server")
     name, content, expected = POOLS[case]
     (tmp_path / name).write_text(content)
-    message = error_of(capsys, verb, config_file(pool={"uri": str(tmp_path / name)}))
+    message = error_of(verb, config_file(pool={"uri": str(tmp_path / name)}))
     assert expected in message
 
 
@@ -144,41 +126,48 @@ def test_bad_pools_are_named_before_anything_is_computed(verb, case, capsys, con
         (["--root", "nosuchscheme://bucket/x"], "nosuchscheme"),
     ],
 )
-def test_bad_settings_are_named_with_their_value_and_a_way_out(words, expected, capsys, config_file):
-    message = error_of(capsys, "plan", config_file(), *words)
+def test_bad_settings_are_named_with_their_value_and_a_way_out(words, expected, error_of, config_file):
+    message = error_of("plan", config_file(), *words)
     assert expected in message
     assert "secret" not in message
 
 
-def test_a_run_name_that_leaves_the_store_is_refused(capsys, config_file, tmp_path):
-    assert "not usable as a folder name" in error_of(capsys, "rounds", "../../etc")
-    assert "not usable as a folder name" in error_of(capsys, "run", config_file(), "--name", "../escape")
+def test_plan_names_the_drift_of_a_run_name_that_is_taken(error_of, config_file, small_config, tmp_path):
+    claim_run(ObjectStore(str(tmp_path / "store")), "taken", small_config())
+    message = error_of("plan", config_file(), "--name", "taken", "--set", "selection.budget=4")
+    assert "belongs to a run with another config" in message
+    assert "selection.budget" in message
+
+
+def test_a_run_name_that_leaves_the_store_is_refused(error_of, config_file, tmp_path):
+    assert "not usable as a folder name" in error_of("rounds", "../../etc")
+    assert "not usable as a folder name" in error_of("run", config_file(), "--name", "../escape")
     assert not (tmp_path / "escape").exists()
 
 
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_computed(
-    capsys, config_file, tmp_path, monkeypatch, prefect_server
+    error_of, config_file, tmp_path, monkeypatch, prefect_server
 ):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the folder should be")
-    assert "could not write" in error_of(capsys, "run", config_file(), "--root", blocked / "store")
+    assert "could not write" in error_of("run", config_file(), "--root", blocked / "store")
     read_only = tmp_path / "read-only"
     read_only.mkdir()
     read_only.chmod(stat.S_IRUSR | stat.S_IXUSR)
     monkeypatch.setattr("pathlib.Path.write_bytes", _permission_denied)  # root may write anywhere
-    assert "permission denied" in error_of(capsys, "plan", config_file(), "--root", read_only)
+    assert "permission denied" in error_of("plan", config_file(), "--root", read_only)
 
 
 def _permission_denied(self, _):
     raise PermissionError(13, "Permission denied", str(self))
 
 
-def test_config_files_that_cannot_be_read_are_named(capsys, tmp_path):
+def test_config_files_that_cannot_be_read_are_named(error_of, tmp_path):
     (tmp_path / "broken.yaml").write_text("selection: [1,")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    assert "does not exist" in error_of(capsys, "plan", "absent.yaml")
-    assert "is not YAML" in error_of(capsys, "plan", "broken.yaml")
-    assert "holds a list" in error_of(capsys, "plan", "list.yaml")
+    assert "does not exist" in error_of("plan", "absent.yaml")
+    assert "is not YAML" in error_of("plan", "broken.yaml")
+    assert "holds a list" in error_of("plan", "list.yaml")
 
 
 def write_embeddings(path, vectors, **columns):
@@ -186,37 +175,37 @@ def write_embeddings(path, vectors, **columns):
     pq.write_table(pa.table({**columns, "embedding": column}), path)
 
 
-def test_select_picks_the_farthest_rows_of_any_table(capsys, tmp_path):
+def test_select_picks_the_farthest_rows_of_any_table(command, tmp_path):
     vectors = np.array([[0, 0], [1, 0], [9, 0], [0, 5], [0, 0]], np.float32)
     write_embeddings(tmp_path / "v.parquet", vectors, sample_id=list("abcde"))
     (tmp_path / "start.txt").write_text("0\n")
     words = ["select", "--embeddings", "v.parquet", "--selected", "start.txt", "--budget", 3, "--out", "picks.parquet"]
-    assert command(capsys, *words)[0] == 0
+    assert command(*words)[0] == 0
     picks = pl.read_parquet("picks.parquet")
     assert picks["pool_row"].to_list() == [2, 3, 1]
     assert picks["sample_id"].to_list() == ["c", "d", "b"]
     assert picks["distance"].to_list() == [9.0, 5.0, 1.0]
     assert picks["nearest_selected_row"].to_list() == [0, 0, 0]
     (tmp_path / "start.txt").write_text("a  # by name\n\n")
-    assert json.loads(command(capsys, *words, "--json")[1])["covering_radius_after"] == 0.0
+    assert json.loads(command(*words, "--json")[1])["covering_radius_after"] == 0.0
 
 
-def test_select_names_what_is_wrong_with_its_input(capsys, tmp_path):
+def test_select_names_what_is_wrong_with_its_input(error_of, tmp_path):
     vectors = np.array([[0, 0], [np.nan, 0], [9, 0]], np.float32)
     write_embeddings(tmp_path / "v.parquet", vectors)
     (tmp_path / "start.txt").write_text("0\n")
     (tmp_path / "far.txt").write_text("7\n")
     words = ["select", "--embeddings", "v.parquet", "--budget", 1, "--out", "picks.parquet", "--selected"]
-    assert "1" in error_of(capsys, *words, "start.txt")
-    assert "row 7" in error_of(capsys, *words, "far.txt")
+    assert "1" in error_of(*words, "start.txt")
+    assert "row 7" in error_of(*words, "far.txt")
     assert "names no Parquet file" in error_of(
-        capsys, "select", "--embeddings", "no.parquet", "--budget", 1, "--out", "x", "--selected", "start.txt"
+        "select", "--embeddings", "no.parquet", "--budget", 1, "--out", "x", "--selected", "start.txt"
     )
 
 
 @pytest.mark.parametrize("verb", ["run", "plan", "rounds", "export", "select", "ui"])
-def test_every_command_has_help_with_an_example(verb, capsys):
-    status, out, _ = command(capsys, verb, "--help")
+def test_every_command_has_help_with_an_example(verb, command):
+    status, out, _ = command(verb, "--help")
     assert status == 0
     assert f"diverseevol {verb}" in " ".join(out.split())
 

@@ -12,24 +12,12 @@ import pytest
 from diverseevol_core.contracts import Environment
 from diverseevol_core.storage.artifacts import ArtifactWriter, StepIdentity
 from diverseevol_core.storage.object_store import ObjectStore
-from flows.cli import main
 
 
 @pytest.fixture(autouse=True)
 def _no_server_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-
-
-def command(capsys, *words):
-    """Run a command; return its exit status, stdout and stderr."""
-    try:
-        main([str(word) for word in words])
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    streams = capsys.readouterr()
-    return status, streams.out, streams.err
 
 
 @pytest.fixture
@@ -46,17 +34,17 @@ def orphan(tmp_path):
     return folder
 
 
-def test_gc_lists_first_and_removes_only_when_told(capsys, orphan):
-    status, out, _ = command(capsys, "gc")
+def test_gc_lists_first_and_removes_only_when_told(command, orphan):
+    status, out, _ = command("gc")
     assert status == 0
     assert f"{orphan}  (no run names this train)" in out
     assert "would be removed with --yes" in out
     assert orphan.exists()
 
-    assert "0 place(s), 0 bytes" in command(capsys, "gc", "--yes", "--older-than", 72)[1]
+    assert "0 place(s), 0 bytes" in command("gc", "--yes", "--older-than", 72)[1]
     assert orphan.exists()
 
-    removed = json.loads(command(capsys, "gc", "--yes", "--json")[1])
+    removed = json.loads(command("gc", "--yes", "--json")[1])
     assert removed["removed"]
     assert [found["place"] for found in removed["found"]] == [str(orphan)]
     assert not orphan.exists()
@@ -95,7 +83,7 @@ def test_deploy_says_so_when_there_is_no_server():
 
 
 @pytest.mark.parametrize("verb", ["deploy", "doctor", "gc"])
-def test_every_command_has_help_with_an_example(verb, capsys):
-    status, out, _ = command(capsys, verb, "--help")
+def test_every_command_has_help_with_an_example(verb, command):
+    status, out, _ = command(verb, "--help")
     assert status == 0
     assert f"diverseevol {verb}" in " ".join(out.split())

@@ -39,8 +39,8 @@ def selected_ids(root, config, name="a"):
         return read_selection(current_workspace(), record.refs.selection).column("sample_id").to_pylist()
 
 
-def step_states(state):
-    """Count (task name, state name) over the task runs of a flow run and its rounds."""
+def task_runs(state):
+    """Read the task runs of a flow run and its rounds."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 
     with get_client(sync_client=True) as client:
@@ -49,8 +49,13 @@ def step_states(state):
             flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]))
         )
         ids = [parent, *(run.id for run in rounds)]
-        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)), limit=200)
-    return Counter((run.name.rsplit("-", 1)[0], run.state.name) for run in runs if run.name.rsplit("-", 1)[0] in STEPS)
+        return client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)), limit=200)
+
+
+def step_states(state):
+    """Count (task name, state name) over the task runs of a flow run and its rounds."""
+    runs = [(run.name.rsplit("-", 1)[0], run.state.name) for run in task_runs(state)]
+    return Counter((name, found) for name, found in runs if name in STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,9 @@ def test_held_out_samples_are_never_selected(finished):
 
 def test_running_again_computes_nothing(finished):
     root, config = finished
-    states = step_states(run_in(root, config))
+    state = run_in(root, config)
+    states = step_states(state)
+    assert not any(run.tags for run in task_runs(state)), "each tag of a task costs it a request for a slot"
     assert {state for _, state in states} == {"Cached"}
     assert {name for name, _ in states} == STEPS
 

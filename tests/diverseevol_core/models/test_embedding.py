@@ -105,10 +105,18 @@ def test_rows_asked_for_twice_get_their_vector_twice(tiny: Any, random_tokens: T
 
 
 def test_progress_ends_at_the_number_of_rows(tiny: Any, random_tokens: TokenTable):
-    seen: list[int] = []
-    embed_rows(tiny, random_tokens, np.arange(9), pooling="mean", batch_tokens=60, device="cpu", on_rows=seen.append)
+    seen: list[tuple[int, int]] = []
+    embed_rows(
+        tiny,
+        random_tokens,
+        np.arange(9),
+        pooling="mean",
+        batch_tokens=60,
+        device="cpu",
+        on_rows=lambda *done: seen.append(done),
+    )
     assert seen == sorted(set(seen))
-    assert seen[-1] == 9
+    assert seen[-1] == (9, random_tokens.n_tokens[:9].sum())
 
 
 def test_the_id_used_for_padding_may_also_be_a_token(tiny: Any, make_tokens: Callable[..., TokenTable]):

@@ -59,12 +59,14 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_once(make_tokens: Any, cap
     rows = np.arange(12)[::-1]
     lengths = np.zeros(12, np.int64)
     with caplog.at_level(logging.WARNING):
-        for at, found in run_batches(tokens, rows, work, batch_tokens=64, device="cpu", on_rows=seen.append):
+        for at, found in run_batches(
+            tokens, rows, work, batch_tokens=64, device="cpu", on_rows=lambda *done: seen.append(done)
+        ):
             lengths[at] = found["length"]
     assert lengths.tolist() == tokens.n_tokens[rows].tolist()
     assert len([record for record in caplog.records if "did not fit into the memory of cpu" in record.message]) == 1
     assert seen == sorted(set(seen))
-    assert seen[-1] == 12
+    assert seen[-1] == (12, tokens.n_tokens.sum())
     assert len(work.shapes) < 12, "batches stay as large as memory allows"
 
 

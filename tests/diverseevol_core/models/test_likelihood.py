@@ -56,10 +56,10 @@ def test_turns_between_prompts_all_count(tiny: Any):
 
 
 def test_progress_ends_at_the_number_of_rows(tiny: Any, random_tokens: TokenTable):
-    seen: list[int] = []
-    answer_likelihood(tiny, random_tokens, batch_tokens=100, device="cpu", on_rows=seen.append)
+    seen: list[tuple[int, int]] = []
+    answer_likelihood(tiny, random_tokens, batch_tokens=100, device="cpu", on_rows=lambda *done: seen.append(done))
     assert seen == sorted(set(seen))
-    assert seen[-1] == 24
+    assert seen[-1] == (24, random_tokens.n_tokens.sum())
 
 
 def test_a_broken_model_is_an_error_and_not_a_measurement(tiny: Any, make_tokens: Callable[..., TokenTable]):
