@@ -19,7 +19,7 @@ PromptTemplate = Literal["auto", "alpaca", "chat"]
 Dtype = Literal["float32", "bfloat16"]
 Pooling = Literal["mean", "last_token", "answer_mean"]
 ScorePositions = Literal["all", "answer"]
-TrainingMethod = Literal["full", "lora"]
+TrainingMethod = Literal["full", "lora", "qlora"]
 Batching = Literal["padded", "packed"]
 Scheduler = Literal["cosine", "linear", "constant"]
 Metric = Literal["euclidean", "cosine"]
@@ -112,8 +112,8 @@ class TrainingConfig(_Config):
     global_batch_size: PositiveCount = Field(64, description="Samples per optimizer step, over all devices.")
     method: TrainingMethod = Field(
         "full",
-        description="Train all weights, or low-rank adapters (`lora`, needs the `peft` extra) that are merged into the "
-        "checkpoint.",
+        description="Train all weights, or low-rank adapters that are merged into the checkpoint: `lora` (extra "
+        "`peft`), or `qlora` (extra `qlora`), which holds the frozen weights in 4 bits meanwhile.",
     )
     lora_rank: PositiveCount = Field(16, description="Rank of the adapters, on every linear layer but the head.")
     lora_alpha: PositiveCount = Field(32, description="Adapters are scaled by this over their rank.")
@@ -159,7 +159,7 @@ class TrainingConfig(_Config):
         A later option that is off computes what there was before it, so checkpoints made then are found again.
         """
         changed = self.model_dump(mode="json", exclude_defaults=True)
-        always = {*_PUBLISHED_TRAINING, *(_LORA_TRAINING if self.method == "lora" else ())}
+        always = {*_PUBLISHED_TRAINING, *(_LORA_TRAINING if self.method != "full" else ())}
         return self.model_dump(mode="json", include=always) | changed
 
 

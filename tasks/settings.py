@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         1,
         description="Processes of this machine that share a training, one a GPU; they give the same loss curve as one.",
     )
+    training_sharding: bool = Field(
+        False,
+        description="Training processes split weights, gradients and optimizer state (FSDP2) instead of keeping a copy "
+        "each; for models that do not fit into one GPU.",
+    )
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
         300.0, description="Seconds between resumable checkpoints inside a training step."
     )

@@ -48,6 +48,7 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
                 checkpoint_seconds=workspace.settings.checkpoint_seconds,
                 scratch=workspace.scratch("train", name),
                 processes=processes,
+                is_sharded=workspace.settings.training_sharding,
             ),
             held_out=held_out,
             on_step=lambda done, n_steps: show(done, n_steps, tokens=round(done * tokens_a_step)),

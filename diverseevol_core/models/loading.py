@@ -88,6 +88,52 @@ def load_causal_lm(folder: Path, *, dtype: Dtype, device: str) -> PreTrainedMode
     return loaded
 
 
+def load_quantized_causal_lm(folder: Path, *, dtype: Dtype, device: str) -> PreTrainedModel:
+    """Load a causal language model whose linear layers hold 4-bit weights, to train adapters on it.
+
+    Args:
+        folder: local folder with `config.json` and safetensors weights.
+        dtype: number format of the arithmetic.
+        device: a torch device, such as `cpu` or `cuda:0`.
+
+    Returns:
+        The model on the device, with weights in NormalFloat4 and doubly quantised scales.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+        ModelError: the folder holds no loadable causal language model.
+
+    Reference:
+        Dettmers et al. 2023, arXiv:2305.14314, section 3.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    untyped: Any = BitsAndBytesConfig
+    quantization = untyped(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=TORCH_DTYPES[dtype],
+    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            quantization_config=quantization,
+            device_map={"": device},
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except ImportError as error:
+        raise ConfigError("training.method=qlora needs the 'qlora' extra; pip install 'diverseevol[qlora]'") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"no causal language model can be loaded in 4 bits from {folder}: {_first_line(error)}; "
+            "use training.method=lora"
+        ) from error
+    return model
+
+
 def resolve_device(name: str) -> str:
     """Turn the device setting into a torch device.
 

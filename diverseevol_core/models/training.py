@@ -13,7 +13,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +25,7 @@ from diverseevol_core.config import Dtype, TrainingConfig
 from diverseevol_core.contracts import LossPoint, TrainingSummary
 from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import ConfigError, ContractError, ModelError
-from diverseevol_core.models.loading import load_causal_lm, load_tokenizer
+from diverseevol_core.models.loading import load_causal_lm, load_quantized_causal_lm, load_tokenizer
 from diverseevol_core.models.training_callbacks import peak_memory_bytes, report_and_save, stop_early
 from diverseevol_core.models.training_data import EpochSampler, PackedCollator, PaddedCollator, TokenRows
 
@@ -42,7 +42,8 @@ class TrainingExecution:
     """How a training step runs, without effect on what it computes.
 
     `micro_batch_rows` samples go through the model at once; a resumable checkpoint is written to `scratch` when
-    `checkpoint_seconds` have passed since the last. Each of several `processes` makes the same call.
+    `checkpoint_seconds` have passed since the last. Each of several `processes` makes the same call; with
+    `is_sharded` they split weights, gradients and optimizer state (FSDP2) instead of keeping a copy each.
     """
 
     device: str
@@ -50,6 +51,7 @@ class TrainingExecution:
     checkpoint_seconds: float
     scratch: Path
     processes: int = 1
+    is_sharded: bool = False
 
 
 def train_checkpoint(
@@ -83,7 +85,8 @@ def train_checkpoint(
         What was done, with the loss after each optimizer step.
 
     Raises:
-        ConfigError: processes do not divide the global batch, or an extra is not installed.
+        ConfigError: processes do not divide the global batch, weights cannot be sharded here, or an extra is not
+            installed.
         ContractError: there are no rows, or no held-out samples to stop by.
         ModelError: the base model cannot be loaded, or the loss or a trained weight is not finite.
     """
@@ -94,8 +97,18 @@ def train_checkpoint(
             f"training.global_batch_size={config.global_batch_size} cannot be shared by "
             f"training_processes={execution.processes}; make it a multiple"
         )
+    if execution.is_sharded and (execution.processes == 1 or config.method != "full"):
+        raise ConfigError(
+            f"training_sharding=true does not go with training_processes={execution.processes} and "
+            f"training.method={config.method}; use several processes and method=full, or turn it off"
+        )
     micro_batch_rows = largest_divisor(config.global_batch_size // execution.processes, execution.micro_batch_rows)
     trainer = _trainer(base, tokens, rows, config, dtype, seed, execution, micro_batch_rows)
+    if execution.is_sharded and not trainer.is_fsdp_enabled:
+        raise ConfigError(
+            f"training_sharding=true needs GPUs and device={execution.device!r} is none: accelerate keeps whole copies "
+            "there; turn it off"
+        )
     trainer.add_callback(report_and_save(execution.checkpoint_seconds, on_step))
     if config.stop_patience is not None:
         trainer.add_callback(_stopping(config, held_out, execution.device))
@@ -110,11 +123,12 @@ def train_checkpoint(
         tokens.n_tokens[rows].sum() * epochs / seconds,
         peak_memory_bytes(execution.device) / 1e9,
     )
-    trained = _merged(trainer.accelerator.unwrap_model(trainer.model))
-    _check_weights(trained, curve[-1].step)
+    weights = _gathered(trainer.model) if execution.is_sharded else None
+    trained = _merged(trainer.accelerator.unwrap_model(trainer.model), base, config)
     if trainer.is_world_process_zero():
+        _check_weights(weights or dict(trained.named_parameters()), curve[-1].step)
         trained.config.use_cache = True  # off only while training; a checkpoint that generates without it is slow
-        trained.save_pretrained(output)
+        trained.save_pretrained(output, state_dict=weights)
         load_tokenizer(base).save_pretrained(output)
         shutil.rmtree(execution.scratch, ignore_errors=True)
     return TrainingSummary(
@@ -192,6 +206,8 @@ def _trainer(
         data_seed=seed,
         ddp_backend="gloo" if is_cpu and execution.processes > 1 else None,
         ddp_find_unused_parameters=False if execution.processes > 1 else None,
+        fsdp=cast("Any", execution.is_sharded or None),  # a boolean that is still annotated as text
+        fsdp_config={"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if execution.is_sharded else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -201,14 +217,17 @@ def _trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=not is_cpu,
     )
-    model = load_causal_lm(base, dtype="float32", device="cpu")
+    if config.method == "qlora":
+        model = _quantized(base, config, dtype, execution.device)
+    else:
+        model = load_causal_lm(base, dtype="float32", device="cpu")
     model.config.use_cache = False
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing and config.method != "qlora":
         # Renamed in transformers 5; the Trainer's argument of the old name warns wherever it is given.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     trainer = Trainer(
-        model=_adapted(model, config) if config.method == "lora" else model,
+        model=_adapted(model, config) if config.method != "full" else model,
         args=arguments,
         train_dataset=TokenRows(rows),
         data_collator=PackedCollator(tokens) if config.batching == "packed" else PaddedCollator(tokens),
@@ -230,7 +249,9 @@ def _adapted(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ConfigError("training.method=lora needs the 'peft' extra; pip install 'diverseevol[peft]'") from error
+        raise ConfigError(
+            f"training.method={config.method} needs the 'peft' extra; pip install 'diverseevol[peft]'"
+        ) from error
     adapters = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
@@ -241,9 +262,40 @@ def _adapted(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
     return cast("PreTrainedModel", get_peft_model(model, adapters))
 
 
-def _merged(model: Any) -> PreTrainedModel:
-    """Merge adapters into the weights, so that a checkpoint is whole by itself whatever the method."""
-    merged: PreTrainedModel = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+def _gathered(model: Any) -> dict[str, torch.Tensor]:
+    """Bring a sharded model's weights together on the first process's host; all processes take part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast("dict[str, torch.Tensor]", get_model_state_dict(model, options=whole))
+
+
+def _quantized(base: Path, config: TrainingConfig, dtype: Dtype, device: str) -> PreTrainedModel:
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("training.method=qlora needs the 'qlora' extra; pip install 'diverseevol[qlora]'") from error
+    prepare: Any = peft.prepare_model_for_kbit_training
+    model: PreTrainedModel = prepare(
+        load_quantized_causal_lm(base, dtype=dtype, device=device),
+        use_gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+    )
+    return model
+
+
+def _merged(model: Any, base: Path, config: TrainingConfig) -> PreTrainedModel:
+    """Merge adapters into the weights, so that a checkpoint is whole by itself whatever the method.
+
+    Adapters trained on 4-bit weights are merged into the base model's own, which lose nothing by it.
+    """
+    if config.method == "qlora":
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        adapters = {name: weight.cpu() for name, weight in get_peft_model_state_dict(model).items()}
+        model = _adapted(load_causal_lm(base, dtype="float32", device="cpu"), config)
+        set_peft_model_state_dict(model, adapters)
+    merged: PreTrainedModel = model.merge_and_unload() if config.method != "full" else model
     return merged
 
 
@@ -286,9 +338,9 @@ def _loss_curve(trainer: Trainer) -> tuple[LossPoint, ...]:
     return curve
 
 
-def _check_weights(model: torch.nn.Module, step: int) -> None:
+def _check_weights(weights: Mapping[str, torch.Tensor], step: int) -> None:
     """Refuse a model that the last optimizer step broke: every loss was measured before it."""
-    for name, weight in model.named_parameters():
+    for name, weight in weights.items():
         if not bool(torch.isfinite(weight).all()):
             raise ModelError(
                 f"weight {name!r} is not finite after optimizer step {step}; "

@@ -1,4 +1,4 @@
-"""Share one training among several processes of this machine: torchrun with DDP, one process a GPU or CPU share.
+"""Share one training among several processes of this machine: torchrun with DDP or FSDP2, one process a GPU.
 
 The children read nothing but a job file and a pipe that stays open as long as their parent lives. When it closes they
 end themselves, so that neither a cancelled nor a killed run leaves orphans.
@@ -50,6 +50,7 @@ class TrainingJob(Value):
     checkpoint_seconds: float
     scratch: Path
     processes: int
+    is_sharded: bool
     threads: int
 
 
@@ -109,6 +110,7 @@ def train_in_processes(
             checkpoint_seconds=execution.checkpoint_seconds,
             scratch=execution.scratch.absolute(),
             processes=execution.processes,
+            is_sharded=execution.is_sharded,
             threads=max(1, torch.get_num_threads() // execution.processes),
         )
         (folder / "job.json").write_text(job.model_dump_json())
@@ -220,6 +222,7 @@ def main(folder: Path) -> None:
                 checkpoint_seconds=job.checkpoint_seconds,
                 scratch=job.scratch,
                 processes=job.processes,
+                is_sharded=job.is_sharded,
             ),
             held_out=_table(arrays, "held_out"),
             on_step=_tell_step,

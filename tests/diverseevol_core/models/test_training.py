@@ -264,8 +264,9 @@ def test_a_packed_training_killed_in_the_middle_goes_on_to_the_same_bytes(bench:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_adapters_are_merged_into_a_checkpoint_like_any_other(bench: Bench):
-    lora = {"method": "lora", "lora_rank": 4, "learning_rate": 5e-2}
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_are_merged_into_a_checkpoint_like_any_other(bench: Bench, method: str):
+    lora = {"method": method, "lora_rank": 4, "learning_rate": 5e-2}
     summary = bench.train(config=CONFIG.model_copy(update=lora))
     assert summary.curve[-1].loss_nats < summary.curve[0].loss_nats
     trained, base = (load_causal_lm(path, dtype="float32", device="cpu") for path in (bench.folder / "run", bench.base))
@@ -279,8 +280,9 @@ def test_adapters_are_merged_into_a_checkpoint_like_any_other(bench: Bench):
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_a_killed_training_of_adapters_goes_on_to_the_same_bytes(bench: Bench):
-    config = CONFIG.model_copy(update={"method": "lora", "lora_rank": 2})
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_killed_training_of_adapters_goes_on_to_the_same_bytes(bench: Bench, method: str):
+    config = CONFIG.model_copy(update={"method": method, "lora_rank": 2})
     whole = bench.train("whole", config=config)
     bench.kill_at(3, "killed", config=config)
     assert bench.train("killed", config=config) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,18 +27,43 @@ ROWS = np.array([3, 1, 11, 20, 7, 5, 9, 17, 2, 14])
 
 @pytest.fixture
 def job(tiny_model: Path, random_tokens: TokenTable, tmp_path: Path):
-    def make(name: str, processes: int, **changes):
-        execution = TrainingExecution("cpu", 2, 1e9, tmp_path / f"{name}-scratch", processes)
+    def make(name: str, processes: int, is_sharded: bool = False, **changes):
+        execution = TrainingExecution("cpu", 2, 1e9, tmp_path / f"{name}-scratch", processes, is_sharded)
         given = {"base": tiny_model, "tokens": random_tokens, "rows": ROWS, "config": CONFIG, "dtype": "float32"}
         return given | {"seed": 1, "output": tmp_path / name, "execution": execution} | changes
 
     return make
 
 
-def test_two_processes_give_the_loss_curve_of_one(job, tmp_path):
+SHARDING_ON_THE_CPU = """
+import accelerate.state
+from accelerate.utils import DistributedType
+
+whole = accelerate.state.AcceleratorState.__init__
+
+def sharded(self, *given, **named):
+    whole(self, *given, **named)
+    if named.get("fsdp_plugin") is not None:
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, named["fsdp_plugin"]
+
+accelerate.state.AcceleratorState.__init__ = sharded
+"""
+
+
+@pytest.fixture
+def _sharding_on_the_cpu(tmp_path, monkeypatch):
+    """Let accelerate shard in the children as it does on GPUs; torch's FSDP2 itself works on either."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SHARDING_ON_THE_CPU)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+
+
+@pytest.mark.parametrize("is_sharded", [False, True], ids=["a copy each", "sharded"])
+@pytest.mark.usefixtures("_sharding_on_the_cpu")
+def test_two_processes_give_the_loss_curve_of_one(job, tmp_path, is_sharded):
     steps = []
     one = train_checkpoint(**job("one", 1))
-    two = train_in_processes(**job("two", 2, on_step=lambda *at: steps.append(at)))
+    two = train_in_processes(**job("two", 2, is_sharded, on_step=lambda *at: steps.append(at)))
     assert steps == [(step, 6) for step in range(1, 7)]
     assert [point.step for point in two.curve] == [point.step for point in one.curve]
     # Gradients of two halves are summed in another order; six AdamW steps at a rate of 1e-2 let float32 rounding grow.
@@ -49,6 +75,10 @@ def test_two_processes_give_the_loss_curve_of_one(job, tmp_path):
     for (name, first), second in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         np.testing.assert_allclose(first.detach(), second.detach(), rtol=0, atol=5e-3, err_msg=name)
     assert load_tokenizer(tmp_path / "two").eos_token_id is not None
+    shapes = [json.loads((tmp_path / name / "config.json").read_bytes()) for name in ("one", "two")]
+    assert shapes[0] == shapes[1]
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("one", "two")]
+    assert sizes[0] == sizes[1]
     assert not list(tmp_path.glob("*job-*"))
     assert not (tmp_path / "two-scratch").exists()
 
@@ -64,6 +94,37 @@ def test_processes_must_share_a_batch_evenly(job):
     config = CONFIG.model_copy(update={"global_batch_size": 5})
     with pytest.raises(ConfigError, match=r"global_batch_size=5 cannot be shared by training_processes=2"):
         train_checkpoint(**job("odd", 2, config=config))
+
+
+@pytest.mark.usefixtures("_sharding_on_the_cpu")
+def test_a_cancelled_sharded_training_goes_on_after_its_last_checkpoint(job, tmp_path):
+    execution = TrainingExecution("cpu", 2, 0.0, tmp_path / "scratch", 2, is_sharded=True)
+
+    def cancel_at_four(done, _):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_processes(**job("two", 2, execution=execution, on_step=cancel_at_four))
+    steps = []
+    resumed = train_in_processes(
+        **job("two", 2, execution=execution, on_step=lambda done, _: steps.append(done)),
+    )
+    assert 3 <= steps[0] <= 5
+    one = train_checkpoint(**job("one", 1))
+    np.testing.assert_allclose(
+        [point.loss_nats for point in resumed.curve], [point.loss_nats for point in one.curve], rtol=2e-4
+    )
+
+
+def test_sharding_is_refused_where_whole_copies_would_be_kept(job):
+    with pytest.raises(ConfigError, match=r"training_sharding=true needs GPUs and device='cpu' is none"):
+        train_in_processes(**job("two", 2, is_sharded=True))
+
+
+def test_one_process_has_nothing_to_share(job):
+    with pytest.raises(ConfigError, match=r"training_sharding=true does not go with training_processes=1"):
+        train_checkpoint(**job("alone", 1, is_sharded=True))
 
 
 PARENT = """
