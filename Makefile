@@ -46,7 +46,7 @@ bench: $(VENV)/dev  ## benchmarks; figures are in docs/performance.md
 
 $(VENV)/browser: $(VENV)/dev
 	$(PIP) --editable '.[gguf,hf,dev,browser]'
-	command -v chromium || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
+	test "$$(id -u)" != 0 || { command -v chromium && command -v faketime; } || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium faketime; } || true
 	touch $@
 
 e2e: $(VENV)/browser  ## servers, kill -9 and a browser, for real; about 15 minutes on two cores

@@ -144,7 +144,7 @@ def embed_once(n_rows: int) -> None:
 
 
 if __name__ == "__main__":
-    given = arguments(__doc__, rows=48, repeats=3, batch_tokens=1024, memory=0, memory_rows=0)
+    given = arguments(__doc__, rows=48, repeats=3, batch_tokens=2048, memory=0, memory_rows=0)
     if given.memory_rows:
         embed_once(given.memory_rows)
     elif given.memory:

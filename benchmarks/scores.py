@@ -36,7 +36,7 @@ def full_sort(model, tokens, rows, batch_tokens, device):
 
 def main() -> None:
     """Compare speed and scores, in float32 and bfloat16."""
-    options = arguments(__doc__, rows=16, repeats=3, batch_tokens=1024)
+    options = arguments(__doc__, rows=16, repeats=3, batch_tokens=2048)
     device = resolve_device("auto")
     folder = model_folder(options.model)
     tokens = pool_tokens(folder, 200)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 
 import psutil
 import pytest
 
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import REPOSITORY, Stack
 from tests.e2e.faulty_proxy import FaultyProxy
 from tests.s3_servers import BUCKET, forget_drivers, point_drivers_at
 
@@ -178,6 +180,33 @@ def test_a_run_killed_on_one_machine_goes_on_from_another(stack, make_parameters
     assert stack.command_line(tmp_path / "two", parameters, str(root)).wait(200) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert stack.selected_ids("moved", str(root)) == undisturbed(parameters)
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+def test_machines_whose_clocks_are_hours_apart_continue_each_other(stack, make_parameters, tmp_path, undisturbed):
+    parameters = make_parameters("skewed", rounds=1, training={"epochs": 10})
+    root = tmp_path / "shared"
+    first = stack.command_line(tmp_path / "ahead", parameters, str(root), **clock("+30h"))
+    stack.wait(lambda: list(root.glob("runs/skewed/round=00/manifest.json")), 120, "round 0")
+    first.kill()
+    first.wait()
+    finished = {path: path.stat().st_mtime_ns for path in root.glob("artifacts/*/*/manifest.json")}
+    twins = [stack.command_line(tmp_path / shift, parameters, str(root), **clock(shift)) for shift in ("-30h", "+30h")]
+    assert [run.wait(300) for run in twins] == [0, 0]
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert stack.selected_ids("skewed", str(root)) == undisturbed(parameters)
+    kept = {path for path in root.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "flows.cli", "gc", "--root", str(root), "--yes"]
+    subprocess.run(command, cwd=REPOSITORY, env=stack.environment | clock("+30h"), check=True)
+    named = {path for path in kept if "artifacts" in path.parts or "pools" in path.parts}
+    assert not {path for path in named if not path.exists()}, "a clock that is ahead makes everything look old"
+
+
+def clock(shift: str) -> dict[str, str]:
+    """Return the environment of a machine whose clock goes wrong by so much."""
+    shifted = subprocess.run(["faketime", "-f", shift, "env"], capture_output=True, text=True, check=True).stdout
+    lines = dict(line.split("=", 1) for line in shifted.splitlines() if line.startswith(("LD_PRELOAD=", "FAKETIME=")))
+    return lines | {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
 
 
 def test_secrets_of_the_environment_are_in_no_file_and_nothing_listens_beyond_loopback(stack, make_parameters):
