@@ -49,7 +49,7 @@ $(VENV)/browser: $(VENV)/dev
 	test "$$(id -u)" != 0 || { command -v chromium && command -v faketime; } || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium faketime; } || true
 	touch $@
 
-e2e: $(VENV)/browser  ## servers, kill -9 and a browser, for real; about 15 minutes on two cores
+e2e: $(VENV)/browser  ## servers, kill -9 and a browser, for real; 17 minutes on two cores
 	$(BIN)/python -m pytest -q -m e2e tests/e2e
 
 docs: $(VENV)/dev  ## write the generated parts of the docs again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ def page() -> Iterator[Any]:
 
 
 def shoot(page: Any, name: str) -> None:
-    """Keep a picture for the documentation, once the page has settled."""
+    """Keep a picture for the documentation, once the page has settled; only when UPDATE_IMAGES is set."""
+    if "UPDATE_IMAGES" not in os.environ:
+        return
     page.wait_for_timeout(1500)
     IMAGES.mkdir(exist_ok=True)
     page.screenshot(path=IMAGES / f"{name}.png")
