@@ -17,7 +17,7 @@ from benchmarks.measuring import arguments, model_folder, pool_tokens, report, s
 from diverseevol_core.config import TrainingConfig
 from diverseevol_core.models import training
 from diverseevol_core.models.loading import resolve_device
-from diverseevol_core.models.training import TrainingExecution, train_checkpoint
+from diverseevol_core.models.training import TrainingExecution, TrainingRequest, train_checkpoint
 
 BATCH, MICRO = 4, 2
 
@@ -88,14 +88,11 @@ def ours(folder: Path, tokens, rows, dtype, device, output: Path) -> tuple[float
     try:
         whole = timed_train(
             lambda: train_checkpoint(
-                base=folder,
-                tokens=tokens,
-                rows=rows,
-                config=TrainingConfig(epochs=1, global_batch_size=BATCH),
-                dtype=dtype,
-                seed=0,
-                output=output,
-                execution=TrainingExecution(device, MICRO, 300.0, output.parent / "scratch"),
+                TrainingRequest(
+                    folder, tokens, rows, TrainingConfig(epochs=1, global_batch_size=BATCH), dtype=dtype, seed=0
+                ),
+                TrainingExecution(device, MICRO, 300.0, output.parent / "scratch"),
+                output,
             )
         )
     finally:

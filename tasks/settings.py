@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from diverseevol_core.errors import ConfigError
@@ -89,6 +89,13 @@ class Settings(BaseSettings):
         "`demo://,package://,hub://HuggingFaceTB/,s3://bucket/pools/,/srv/models/`; empty allows everything. Set it "
         "on workers that several people use.",
     )
+
+    @field_validator("training_sharding")
+    @classmethod
+    def _has_processes_to_share(cls, is_sharded: bool, others: ValidationInfo) -> bool:
+        if is_sharded and others.data.get("training_processes", 2) == 1:
+            raise ValueError("one process has nothing to share; set DIVERSEEVOL_TRAINING_PROCESSES to 2 or more")
+        return is_sharded
 
     @field_validator("tracking_uri")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from diverseevol_core.contracts import ArtifactRef
-from diverseevol_core.models.training import TrainingExecution
+from diverseevol_core.models.training import TrainingExecution, TrainingRequest
 from diverseevol_core.models.training import train_checkpoint as train
 from diverseevol_core.models.training_processes import train_in_processes
 from diverseevol_core.storage.artifacts import ArtifactWriter
@@ -35,14 +35,16 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
     tokens_a_step = float(tokens.n_tokens[rows].mean()) * step_input.training.global_batch_size
     with progress("training", None, "steps") as show:
         summary = (train if processes == 1 else train_in_processes)(
-            base=base_model_folder(step_input.base),
-            tokens=tokens,
-            rows=rows,
-            config=step_input.training,
-            dtype=step_input.model.dtype,
-            seed=step_input.seed,
-            output=output,
-            execution=TrainingExecution(
+            TrainingRequest(
+                base=base_model_folder(step_input.base),
+                tokens=tokens,
+                rows=rows,
+                config=step_input.training,
+                dtype=step_input.model.dtype,
+                seed=step_input.seed,
+                held_out=held_out,
+            ),
+            TrainingExecution(
                 device=device,
                 micro_batch_rows=workspace.settings.micro_batch_rows,
                 checkpoint_seconds=workspace.settings.checkpoint_seconds,
@@ -50,8 +52,8 @@ def train_checkpoint(step_input: TrainInput) -> ArtifactRef:
                 processes=processes,
                 is_sharded=workspace.settings.training_sharding,
             ),
-            held_out=held_out,
-            on_step=lambda done, n_steps: show(done, n_steps, tokens=round(done * tokens_a_step)),
+            output,
+            lambda done, n_steps: show(done, n_steps, tokens=round(done * tokens_a_step)),
         )
     for path in sorted(output.iterdir()):
         writer.add_file(path.name, path)

@@ -8,7 +8,6 @@ finished checkpoint is written once.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -25,16 +24,38 @@ from diverseevol_core.config import Dtype, TrainingConfig
 from diverseevol_core.contracts import LossPoint, TrainingSummary
 from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import ConfigError, ContractError, ModelError
-from diverseevol_core.models.loading import load_causal_lm, load_quantized_causal_lm, load_tokenizer
-from diverseevol_core.models.training_callbacks import peak_memory_bytes, report_and_save, stop_early
+from diverseevol_core.models.loading import load_causal_lm, load_tokenizer
+from diverseevol_core.models.training_adapters import load_for_adapters, merged, with_adapters
+from diverseevol_core.models.training_callbacks import peak_memory_bytes, report_and_save, resumable, stop_early
 from diverseevol_core.models.training_data import EpochSampler, PackedCollator, PaddedCollator, TokenRows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+    from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 
-_TRAINER_STATE = "trainer_state.json"
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """What one training computes.
+
+    Attributes:
+        base: folder of the base model.
+        tokens: token table of the pool.
+        rows: `(n_selected,)` table rows to train on.
+        config: training settings.
+        dtype: number format of the arithmetic.
+        seed: seed of data order and dropout.
+        held_out: tokens of the held-out samples; needed with `training.stop_patience`.
+    """
+
+    base: Path
+    tokens: TokenTable
+    rows: np.ndarray
+    config: TrainingConfig
+    dtype: Dtype
+    seed: int
+    held_out: TokenTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +76,17 @@ class TrainingExecution:
 
 
 def train_checkpoint(
-    *,
-    base: Path,
-    tokens: TokenTable,
-    rows: np.ndarray,
-    config: TrainingConfig,
-    dtype: Dtype,
-    seed: int,
-    output: Path,
+    request: TrainingRequest,
     execution: TrainingExecution,
-    held_out: TokenTable | None = None,
+    output: Path,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainingSummary:
     """Train a fresh copy of the base model on some rows and save it with its tokenizer.
 
     Args:
-        base: folder of the base model.
-        tokens: token table of the pool.
-        rows: `(n_selected,)` table rows to train on.
-        config: training settings.
-        dtype: number format of the arithmetic.
-        seed: seed of data order and dropout.
-        output: empty folder for the finished checkpoint.
+        request: what to train, on what.
         execution: device, batch and scratch settings.
-        held_out: tokens of the held-out samples; needed with `training.stop_patience`.
+        output: empty folder for the finished checkpoint.
         on_step: called with (optimizer steps done, all).
 
     Returns:
@@ -90,7 +98,8 @@ def train_checkpoint(
         ContractError: there are no rows, or no held-out samples to stop by.
         ModelError: the base model cannot be loaded, or the loss or a trained weight is not finite.
     """
-    if rows.size == 0:
+    config, n_tokens = request.config, request.tokens.n_tokens[request.rows]
+    if n_tokens.size == 0:
         raise ContractError("rows is empty; nothing to train on")
     if config.global_batch_size % execution.processes:
         raise ConfigError(
@@ -103,7 +112,7 @@ def train_checkpoint(
             f"training.method={config.method}; use several processes and method=full, or turn it off"
         )
     micro_batch_rows = largest_divisor(config.global_batch_size // execution.processes, execution.micro_batch_rows)
-    trainer = _trainer(base, tokens, rows, config, dtype, seed, execution, micro_batch_rows)
+    trainer = _trainer(request, execution, micro_batch_rows)
     if execution.is_sharded and not trainer.is_fsdp_enabled:
         raise ConfigError(
             f"training_sharding=true needs GPUs and device={execution.device!r} is none: accelerate keeps whole copies "
@@ -111,7 +120,7 @@ def train_checkpoint(
         )
     trainer.add_callback(report_and_save(execution.checkpoint_seconds, on_step))
     if config.stop_patience is not None:
-        trainer.add_callback(_stopping(config, held_out, execution.device))
+        trainer.add_callback(_stopping(config, request.held_out, execution.device))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resumable(execution.scratch))
     seconds = time.perf_counter() - started
@@ -120,21 +129,21 @@ def train_checkpoint(
     logger.info(
         "trained %d steps, %.0f tokens/s, %.1f GB at most",
         trainer.state.global_step,
-        tokens.n_tokens[rows].sum() * epochs / seconds,
+        n_tokens.sum() * epochs / seconds,
         peak_memory_bytes(execution.device) / 1e9,
     )
     weights = _gathered(trainer.model) if execution.is_sharded else None
-    trained = _merged(trainer.accelerator.unwrap_model(trainer.model), base, config)
+    trained = merged(trainer.accelerator.unwrap_model(trainer.model), request.base, config)
     if trainer.is_world_process_zero():
         _check_weights(weights or dict(trained.named_parameters()), curve[-1].step)
         trained.config.use_cache = True  # off only while training; a checkpoint that generates without it is slow
         trained.save_pretrained(output, state_dict=weights)
-        load_tokenizer(base).save_pretrained(output)
+        load_tokenizer(request.base).save_pretrained(output)
         shutil.rmtree(execution.scratch, ignore_errors=True)
     return TrainingSummary(
-        n_samples=int(rows.size),
+        n_samples=int(n_tokens.size),
         optimizer_steps=int(trainer.state.global_step),
-        trained_tokens=round(int(tokens.n_trained[rows].sum()) * epochs),
+        trained_tokens=round(int(request.tokens.n_trained[request.rows].sum()) * epochs),
         micro_batch_rows=micro_batch_rows,
         final_loss_nats=curve[-1].loss_nats,
         curve=curve,
@@ -173,19 +182,11 @@ def largest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(min(number, max(1, limit)), 0, -1) if number % divisor == 0)
 
 
-def _trainer(
-    base: Path,
-    tokens: TokenTable,
-    rows: np.ndarray,
-    config: TrainingConfig,
-    dtype: Dtype,
-    seed: int,
-    execution: TrainingExecution,
-    micro_batch_rows: int,
-) -> Trainer:
+def _trainer(request: TrainingRequest, execution: TrainingExecution, micro_batch_rows: int) -> Trainer:
     from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-    set_seed(seed)
+    config, tokens, rows = request.config, request.tokens, request.rows
+    set_seed(request.seed)
     n_steps = planned_steps(config, tokens.n_tokens[rows])
     has_own_length = config.max_steps is not None or config.max_sample_tokens is not None
     is_cpu = execution.device == "cpu"
@@ -200,10 +201,10 @@ def _trainer(
         warmup_steps=math.ceil(config.warmup_ratio * n_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        bf16=dtype == "bfloat16",
+        bf16=request.dtype == "bfloat16",
         use_cpu=is_cpu,
-        seed=seed,
-        data_seed=seed,
+        seed=request.seed,
+        data_seed=request.seed,
         ddp_backend="gloo" if is_cpu and execution.processes > 1 else None,
         ddp_find_unused_parameters=False if execution.processes > 1 else None,
         fsdp=cast("Any", execution.is_sharded or None),  # a boolean that is still annotated as text
@@ -211,23 +212,22 @@ def _trainer(
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
-        save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not is_cpu,
     )
     if config.method == "qlora":
-        model = _quantized(base, config, dtype, execution.device)
+        model = load_for_adapters(request.base, config, request.dtype, execution.device)
     else:
-        model = load_causal_lm(base, dtype="float32", device="cpu")
+        model = load_causal_lm(request.base, dtype="float32", device="cpu")
     model.config.use_cache = False
     if config.gradient_checkpointing and config.method != "qlora":
         # Renamed in transformers 5; the Trainer's argument of the old name warns wherever it is given.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     trainer = Trainer(
-        model=_adapted(model, config) if config.method != "full" else model,
+        model=with_adapters(model, config) if config.method != "full" else model,
         args=arguments,
         train_dataset=TokenRows(rows),
         data_collator=PackedCollator(tokens) if config.batching == "packed" else PaddedCollator(tokens),
@@ -236,30 +236,13 @@ def _trainer(
     if config.group_by_length or execution.processes > 1:
         sampler = EpochSampler(
             tokens.n_tokens[rows],
-            seed=seed,
+            seed=request.seed,
             global_batch_size=config.global_batch_size,
             is_grouped=config.group_by_length,
             multiple=micro_batch_rows * execution.processes if execution.processes > 1 else 1,
         )
         trainer._get_train_sampler = lambda train_dataset=None: sampler  # type: ignore[method-assign]
     return trainer
-
-
-def _adapted(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ConfigError(
-            f"training.method={config.method} needs the 'peft' extra; pip install 'diverseevol[peft]'"
-        ) from error
-    adapters = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-    )
-    return cast("PreTrainedModel", get_peft_model(model, adapters))
 
 
 def _gathered(model: Any) -> dict[str, torch.Tensor]:
@@ -270,56 +253,10 @@ def _gathered(model: Any) -> dict[str, torch.Tensor]:
     return cast("dict[str, torch.Tensor]", get_model_state_dict(model, options=whole))
 
 
-def _quantized(base: Path, config: TrainingConfig, dtype: Dtype, device: str) -> PreTrainedModel:
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError("training.method=qlora needs the 'qlora' extra; pip install 'diverseevol[qlora]'") from error
-    prepare: Any = peft.prepare_model_for_kbit_training
-    model: PreTrainedModel = prepare(
-        load_quantized_causal_lm(base, dtype=dtype, device=device),
-        use_gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-    )
-    return model
-
-
-def _merged(model: Any, base: Path, config: TrainingConfig) -> PreTrainedModel:
-    """Merge adapters into the weights, so that a checkpoint is whole by itself whatever the method.
-
-    Adapters trained on 4-bit weights are merged into the base model's own, which lose nothing by it.
-    """
-    if config.method == "qlora":
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-        adapters = {name: weight.cpu() for name, weight in get_peft_model_state_dict(model).items()}
-        model = _adapted(load_causal_lm(base, dtype="float32", device="cpu"), config)
-        set_peft_model_state_dict(model, adapters)
-    merged: PreTrainedModel = model.merge_and_unload() if config.method != "full" else model
-    return merged
-
-
 def _stopping(config: TrainingConfig, held_out: TokenTable | None, device: str) -> Any:
     if held_out is None or config.stop_patience is None:
         raise ContractError(f"training.stop_patience={config.stop_patience} needs held-out samples; leave it empty")
     return stop_early(held_out, patience=config.stop_patience, every_steps=config.stop_check_steps, device=device)
-
-
-def resumable(scratch: Path) -> str | None:
-    """Find the newest complete checkpoint of this computation; half-written ones are removed."""
-    complete: list[tuple[int, Path]] = []
-    for folder in scratch.glob("checkpoint-*"):
-        try:
-            step = int(json.loads((folder / _TRAINER_STATE).read_bytes())["global_step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
-        complete.append((step, folder))
-    if not complete:
-        return None
-    step, newest = max(complete)
-    logger.info("resumed training after optimizer step %d", step)
-    return str(newest)
 
 
 def _loss_curve(trainer: Trainer) -> tuple[LossPoint, ...]:

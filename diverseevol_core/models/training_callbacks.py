@@ -5,9 +5,13 @@ The classes are made inside functions because importing the Trainer takes second
 
 from __future__ import annotations
 
+import json
+import logging
 import resource
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +22,9 @@ from diverseevol_core.models.likelihood import answer_likelihood
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT, _MARKER = "checkpoint-", "whole.json"
 _HELD_OUT_LOSS = "held_out_loss_nats"
 _BATCH_TOKENS = 1024
 
@@ -47,6 +54,14 @@ def report_and_save(checkpoint_seconds: float, on_step: Callable[[int, int], Non
             if is_due and state.global_step < state.max_steps:
                 control.should_save = True
                 self._saved_at = time.monotonic()
+
+        def on_save(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        ) -> None:
+            if args.world_size > 1:
+                torch.distributed.barrier()  # every process has written its part
+            if state.is_world_process_zero:
+                _mark_whole(Path(str(args.output_dir)) / f"{_CHECKPOINT}{state.global_step}")
 
     return ReportAndSave()
 
@@ -84,6 +99,47 @@ def stop_early(held_out: TokenTable, *, patience: int, every_steps: int, device:
                 control.should_training_stop = True
 
     return StopEarly()
+
+
+def resumable(scratch: Path) -> str | None:
+    """Find the newest whole checkpoint of a computation; half-written, half-deleted and damaged ones are removed.
+
+    Args:
+        scratch: the computation's own folder.
+
+    Returns:
+        The checkpoint's folder, or None.
+    """
+    whole: list[tuple[int, Path]] = []
+    for folder in scratch.glob(f"{_CHECKPOINT}*"):
+        if _is_whole(folder):
+            whole.append((int(folder.name.removeprefix(_CHECKPOINT)), folder))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    if not whole:
+        return None
+    step, newest = max(whole)
+    logger.info("resumed training after optimizer step %d", step)
+    return str(newest)
+
+
+def _mark_whole(folder: Path) -> None:
+    """Write down the sizes of a checkpoint's files once all are there, and only then remove older checkpoints."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    temporary = folder / f".{_MARKER}"
+    temporary.write_text(json.dumps(sizes))
+    temporary.replace(folder / _MARKER)
+    for other in folder.parent.glob(f"{_CHECKPOINT}*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / _MARKER).read_bytes())
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -28,7 +28,8 @@ from diverseevol_core.config import Dtype, TrainingConfig
 from diverseevol_core.contracts import TrainingSummary, Value
 from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import DiverseEvolError, ModelError
-from diverseevol_core.models.training import TrainingExecution, resumable, train_checkpoint
+from diverseevol_core.models.training import TrainingExecution, TrainingRequest, train_checkpoint
+from diverseevol_core.models.training_callbacks import resumable
 
 logger = logging.getLogger(__name__)
 
@@ -62,30 +63,17 @@ class JobError(Value):
 
 
 def train_in_processes(
-    *,
-    base: Path,
-    tokens: TokenTable,
-    rows: np.ndarray,
-    config: TrainingConfig,
-    dtype: Dtype,
-    seed: int,
-    output: Path,
+    request: TrainingRequest,
     execution: TrainingExecution,
-    held_out: TokenTable | None = None,
+    output: Path,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainingSummary:
     """Do as `train_checkpoint` with `execution.processes` child processes that share every global batch.
 
     Args:
-        base: folder of the base model.
-        tokens: token table of the pool.
-        rows: `(n_selected,)` table rows to train on.
-        config: training settings.
-        dtype: number format of the arithmetic.
-        seed: seed of data order and dropout.
-        output: empty folder for the finished checkpoint.
+        request: what to train, on what.
         execution: device, batch and scratch settings; with GPUs, process n takes GPU n.
-        held_out: tokens of the held-out samples; needed with `training.stop_patience`.
+        output: empty folder for the finished checkpoint.
         on_step: called with (optimizer steps done, all).
 
     Returns:
@@ -100,10 +88,10 @@ def train_in_processes(
     with tempfile.TemporaryDirectory(prefix="job-", dir=execution.scratch.parent) as name:
         folder = Path(name)
         job = TrainingJob(
-            base=base.absolute(),
-            config=config,
-            dtype=dtype,
-            seed=seed,
+            base=request.base.absolute(),
+            config=request.config,
+            dtype=request.dtype,
+            seed=request.seed,
             output=output.absolute(),
             device=execution.device,
             micro_batch_rows=execution.micro_batch_rows,
@@ -114,7 +102,8 @@ def train_in_processes(
             threads=max(1, torch.get_num_threads() // execution.processes),
         )
         (folder / "job.json").write_text(job.model_dump_json())
-        arrays: dict[str, Any] = {"rows": rows, **_arrays("tokens", tokens), **_arrays("held_out", held_out)}
+        tables = _arrays("tokens", request.tokens) | _arrays("held_out", request.held_out)
+        arrays: dict[str, Any] = {"rows": request.rows, **tables}
         np.savez(folder / "arrays.npz", **arrays)
         exit_code, last_lines = _run_children(folder, execution.processes, on_step)
         if exit_code == 0 and (folder / "summary.json").exists():
@@ -209,14 +198,16 @@ def main(folder: Path) -> None:
         raise ModelError(f"{folder}/arrays.npz holds no tokens; start the training again")
     try:
         summary = train_checkpoint(
-            base=job.base,
-            tokens=tokens,
-            rows=arrays["rows"],
-            config=job.config,
-            dtype=job.dtype,
-            seed=job.seed,
-            output=job.output,
-            execution=TrainingExecution(
+            TrainingRequest(
+                base=job.base,
+                tokens=tokens,
+                rows=arrays["rows"],
+                config=job.config,
+                dtype=job.dtype,
+                seed=job.seed,
+                held_out=_table(arrays, "held_out"),
+            ),
+            TrainingExecution(
                 device=job.device,
                 micro_batch_rows=job.micro_batch_rows,
                 checkpoint_seconds=job.checkpoint_seconds,
@@ -224,8 +215,8 @@ def main(folder: Path) -> None:
                 processes=job.processes,
                 is_sharded=job.is_sharded,
             ),
-            held_out=_table(arrays, "held_out"),
-            on_step=_tell_step,
+            job.output,
+            _tell_step,
         )
     except DiverseEvolError as error:
         told = JobError(kind=type(error).__name__, message=str(error))

@@ -14,6 +14,14 @@ def test_a_bad_variable_is_named_with_its_value(monkeypatch):
         load_settings()
 
 
+def test_sharding_one_process_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setenv("DIVERSEEVOL_TRAINING_SHARDING", "true")
+    with pytest.raises(ConfigError, match=r"SHARDING='true': .* set DIVERSEEVOL_TRAINING_PROCESSES"):
+        load_settings()
+    monkeypatch.setenv("DIVERSEEVOL_TRAINING_PROCESSES", "2")
+    assert load_settings().training_sharding
+
+
 def test_relative_databases_become_absolute_so_that_a_worker_elsewhere_finds_them(monkeypatch):
     monkeypatch.setenv("DIVERSEEVOL_TRACKING_URI", "sqlite:///x/mlflow.db")
     assert load_settings().tracking_uri == f"sqlite:///{Path('x/mlflow.db').absolute()}"

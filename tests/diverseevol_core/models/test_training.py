@@ -18,7 +18,13 @@ from diverseevol_core.data.pool_tables import TokenTable
 from diverseevol_core.errors import ContractError, ModelError
 from diverseevol_core.models.likelihood import answer_likelihood
 from diverseevol_core.models.loading import load_causal_lm, load_tokenizer
-from diverseevol_core.models.training import TrainingExecution, largest_divisor, planned_steps, train_checkpoint
+from diverseevol_core.models.training import (
+    TrainingExecution,
+    TrainingRequest,
+    largest_divisor,
+    planned_steps,
+    train_checkpoint,
+)
 
 CONFIG = TrainingConfig(epochs=2, learning_rate=1e-2, global_batch_size=4, warmup_ratio=0.1)
 ROWS = np.array([3, 1, 11, 20, 7, 5, 9, 17, 2, 14])
@@ -45,6 +51,7 @@ class Bench:
             checkpoint_seconds=changes.pop("checkpoint_seconds", 1e9),
             scratch=self.folder / f"{name}-scratch",
         )
+        on_step = changes.pop("on_step", None)
         settings = {
             "dtype": "float32",
             "seed": 1,
@@ -53,7 +60,7 @@ class Bench:
             "base": self.base,
             **changes,
         }
-        return train_checkpoint(rows=rows, output=self.folder / name, execution=execution, **settings)
+        return train_checkpoint(TrainingRequest(rows=rows, **settings), execution, self.folder / name, on_step)
 
     def weights(self, name: str = "run") -> bytes:
         return (self.folder / name / WEIGHTS).read_bytes()
@@ -155,17 +162,30 @@ def test_a_training_killed_with_smaller_micro_batches_goes_on_to_the_same_bytes(
     assert bench.weights("killed") == bench.weights("whole")
 
 
-@pytest.mark.parametrize("state", [None, b'{"global_step": 3', b"[]", b'{"epoch": 1.0}'])
-def test_a_half_written_checkpoint_is_ignored_and_an_older_whole_one_used(bench: Bench, state: bytes | None):
+@pytest.mark.parametrize("marker", [None, b'{"model.safetensors": 4', b"[]", b"{}", b'{"model.safetensors": 5}'])
+def test_a_half_written_checkpoint_is_ignored_and_an_older_whole_one_used(bench: Bench, marker: bytes | None):
     bench.kill_at(3, "killed")
     half = bench.folder / "killed-scratch" / "checkpoint-5"
     half.mkdir()
     (half / WEIGHTS).write_bytes(b"half")
-    if state is not None:
-        (half / "trainer_state.json").write_bytes(state)
+    (half / "trainer_state.json").write_text('{"global_step": 5}')
+    if marker is not None:
+        (half / "whole.json").write_bytes(marker)
     seen: list[int] = []
     bench.train("killed", on_step=lambda done, n_steps: seen.append(done))
     assert seen[0] == 3
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "rng_state.pth", WEIGHTS])
+def test_a_checkpoint_that_lost_a_file_is_not_resumed(bench: Bench, lost: str):
+    whole = bench.train("whole")
+    bench.kill_at(3, "killed")
+    (kept,) = (bench.folder / "killed-scratch").glob("checkpoint-*")
+    (kept / lost).unlink()
+    seen: list[int] = []
+    assert bench.train("killed", on_step=lambda done, n_steps: seen.append(done)) == whole
+    assert seen[0] == 1
+    assert bench.weights("killed") == bench.weights("whole")
 
 
 def test_scratch_is_gone_when_the_training_is_done(bench: Bench):
