@@ -27,10 +27,10 @@ def die(*_, **__):
 
 def die_inside_training():
     train = tasks.train_checkpoint.train
-    def half(**given):
-        if given["rows"].size > 6:  # round 1
-            given["on_step"] = lambda done, _: die() if done == 2 else None
-        return train(**given)
+    def half(request, execution, output, on_step):
+        if request.rows.size > 6:  # round 1
+            on_step = lambda done, _: die() if done == 2 else None
+        return train(request, execution, output, on_step)
     tasks.train_checkpoint.train = half
 
 def die_between_files_and_manifest():
