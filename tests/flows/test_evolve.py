@@ -54,8 +54,8 @@ def task_runs(state):
 
 def step_states(state):
     """Count (task name, state name) over the task runs of a flow run and its rounds."""
-    runs = [(run.name.rsplit("-", 1)[0], run.state.name) for run in task_runs(state)]
-    return Counter((name, found) for name, found in runs if name in STEPS)
+    named = [(run.name.rsplit("-", 1)[0], run) for run in task_runs(state)]
+    return Counter((name, run.state.name) for name, run in named if name in STEPS)
 
 
 @pytest.fixture(scope="module")
