@@ -135,7 +135,7 @@ def test_a_schedule_made_in_the_page_survives_a_deploy(page, stack):
     page.get_by_role("button", name="Save").click()
     page.get_by_text(re.compile("At 03:00")).first.wait_for()
     shoot(page, "scheduled")
-    before = stack.api(f"/deployments/{found['id']}/schedules")
+    before = stack.wait(lambda: stack.api(f"/deployments/{found['id']}/schedules"), 20, "the schedule is saved")
     stack.deploy()
     assert [one["schedule"] for one in stack.api(f"/deployments/{found['id']}/schedules")] == [
         one["schedule"] for one in before
