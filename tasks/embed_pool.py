@@ -28,7 +28,8 @@ def embed_pool(step_input: EmbedInput) -> ArtifactRef:
     parts = plan_parts(pool.tokens.n_rows)
     known = find_known_vectors(workspace, step_input, pool.tokens)
     models = LoadedModels(workspace, step_input.base, step_input.checkpoint, step_input.embedding.dtype)
-    with progress("embedding", pool.tokens.n_rows, "rows", int(pool.tokens.n_tokens.sum())) as show:
+    n_tokens = int(pool.tokens.n_tokens.sum())
+    with progress("embedding", pool.tokens.n_rows, "rows", n_tokens) as show:
         shown = PartProgress(show)
 
         def compute(part: Part, device: str) -> None:
@@ -52,7 +53,7 @@ def embed_pool(step_input: EmbedInput) -> ArtifactRef:
 
         run_parts([part for part in parts if not artifact.has(part)], devices, compute)
     dim = pq.read_schema(artifact.paths(parts[:1])[0]).field(VECTOR_COLUMN).type.list_size
-    n_tokens, n_known = int(pool.tokens.n_tokens.sum()), int((known.earlier_rows >= 0).sum())
+    n_known = int((known.earlier_rows >= 0).sum())
     summary = EmbeddingSummary(rows=pool.tokens.n_rows, dim=dim, tokens=n_tokens, reused_rows=n_known)
     ref = artifact.commit(summary, pool.tokens.n_rows)
     remember_vectors(workspace, step_input, ref)

@@ -37,7 +37,8 @@ def score_pool(step_input: ScoreInput) -> ArtifactRef:
     parts = plan_parts(pool.tokens.n_rows)
     models = LoadedModels(workspace, step_input.base, step_input.checkpoint, step_input.embedding.dtype)
     start_token = _start_token(step_input) if step_input.is_ifd_wanted else None
-    with progress("scoring", pool.tokens.n_rows, "rows", int(pool.tokens.n_tokens.sum())) as show:
+    n_tokens = int(pool.tokens.n_tokens.sum())
+    with progress("scoring", pool.tokens.n_rows, "rows", n_tokens) as show:
         shown = PartProgress(show)
 
         def compute(part: Part, device: str) -> None:
@@ -58,7 +59,6 @@ def score_pool(step_input: ScoreInput) -> ArtifactRef:
 
         left = [part for part in parts if not (scores.has(part) and (embeddings is None or embeddings.has(part)))]
         run_parts(left, devices, compute)
-    n_tokens = int(pool.tokens.n_tokens.sum())
     if embeddings is not None:
         dim = pq.read_schema(embeddings.paths(parts[:1])[0]).field(VECTOR_COLUMN).type.list_size
         summary = EmbeddingSummary(rows=pool.tokens.n_rows, dim=dim, tokens=n_tokens)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ def run_batches(
     """
     n_done, tokens_done = 0, 0
     pending: tuple[np.ndarray, Mapping[str, Tensor]] | None = None
-    for started in _started(tokens, rows, work, batch_tokens, device):
+    for started in chain(_started(tokens, rows, work, batch_tokens, device), [None]):
         if pending is not None:
             yield pending[0], _fetched(pending[1])
             n_done += pending[0].size
@@ -64,10 +65,6 @@ def run_batches(
             if on_rows is not None:
                 on_rows(n_done, tokens_done)
         pending = started
-    if pending is not None:
-        yield pending[0], _fetched(pending[1])
-        if on_rows is not None:
-            on_rows(n_done + pending[0].size, tokens_done + int(tokens.n_tokens[rows[pending[0]]].sum()))
 
 
 def last_states(model: PreTrainedModel, batch: PaddedBatch) -> Tensor:
